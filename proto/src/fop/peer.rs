@@ -1,0 +1,276 @@
+//! Operations between peers: heal, settle, and the hand-over of a joiner.
+//!
+//! A member accepts them only on a connection whose HELLO proved a peer of the pool.
+
+use bytes::Bytes;
+
+use super::XattrMsg;
+use crate::attr::Attr;
+use crate::ids::Gfid;
+
+/// Inodes changed since an interval (inclusive), in gfid order.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Changed {
+    /// 10-second interval number; 0 asks for everything there is.
+    #[prost(uint64, tag = "1")]
+    pub since: u64,
+    /// Page on from after this gfid (NIL: from the start).
+    #[prost(message, required, tag = "2")]
+    pub after: Gfid,
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangedList {
+    #[prost(message, repeated, tag = "1")]
+    pub items: Vec<ChangedItem>,
+    #[prost(bool, tag = "2")]
+    pub end: bool,
+    /// The log is complete since this interval: an older question gets no items and
+    /// `compare_all`.
+    #[prost(uint64, tag = "3")]
+    pub complete_since: u64,
+    /// The interval into which changes are logged now.
+    #[prost(uint64, tag = "4")]
+    pub current: u64,
+    /// The log cannot answer: compare everything from the root.
+    #[prost(bool, tag = "5")]
+    pub compare_all: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangedItem {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    /// Names of this directory changed.
+    #[prost(bool, tag = "2")]
+    pub names: bool,
+    /// Attributes or xattrs changed.
+    #[prost(bool, tag = "3")]
+    pub attrs: bool,
+    /// 1 MiB extents of data that changed, ascending; `all_data` instead when there are many.
+    #[prost(uint64, repeated, tag = "4")]
+    pub extents: Vec<u64>,
+    #[prost(bool, tag = "5")]
+    pub all_data: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Inspect {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+}
+
+/// Everything about an inode but its data and, for a directory, its names.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Inspected {
+    /// False: this member has no such inode.
+    #[prost(bool, tag = "1")]
+    pub found: bool,
+    #[prost(message, required, tag = "2")]
+    pub attr: Attr,
+    #[prost(message, repeated, tag = "3")]
+    pub xattrs: Vec<XattrMsg>,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub target: Bytes,
+    /// The meta record as it stands on disk: copied as it is, so that replicas are equal.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub meta: Bytes,
+    /// One name of it, so that a new inode can be put in its place: directory and name.
+    #[prost(message, required, tag = "6")]
+    pub parent: Gfid,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub name: Bytes,
+    /// It has no name and is kept as an orphan.
+    #[prost(bool, tag = "8")]
+    pub orphan: bool,
+}
+
+/// Names of a directory with their gfids, as `Readdir`, whatever the leases.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InspectDir {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    #[prost(fixed64, tag = "2")]
+    pub after_hash: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub after_name: Bytes,
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+
+/// Bytes of a block of `BlockSums`.
+pub const BLOCK_BYTES: u64 = 128 << 10;
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct BlockSums {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    /// First block (of BLOCK_BYTES).
+    #[prost(uint64, tag = "2")]
+    pub first: u64,
+    /// At most 8192 blocks (1 GiB).
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct BlockSumList {
+    /// xxh3 of each block; a hole's is 0 and its data is not read. Ends at the end of the file.
+    #[prost(fixed64, repeated, tag = "1")]
+    pub sums: Vec<u64>,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+}
+
+/// Makes an inode (parked, without a name) or makes an existing one equal: attributes, xattrs,
+/// size, times and meta record exactly as given.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Install {
+    #[prost(message, required, tag = "1")]
+    pub image: Inspected,
+    /// Last step of an inode: attributes and times after all data is there.
+    #[prost(bool, tag = "2")]
+    pub finish: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct InstallData {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub len: u64,
+    /// The range is a hole: no payload.
+    #[prost(bool, tag = "4")]
+    pub hole: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InstallName {
+    #[prost(message, required, tag = "1")]
+    pub parent: Gfid,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+    #[prost(message, required, tag = "3")]
+    pub gfid: Gfid,
+}
+
+/// The name goes; its inode is parked in `.brickwork/` until adopted or swept.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RemoveName {
+    #[prost(message, required, tag = "1")]
+    pub parent: Gfid,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: Bytes,
+}
+
+/// Drops parked inodes that no name adopted, except the listed ones (open somewhere).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SweepParked {
+    #[prost(message, repeated, tag = "1")]
+    pub keep: Vec<Gfid>,
+}
+
+/// Everything to stable storage, the log too.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Checkpoint {}
+
+/// As `Read`, of whatever is there, without leases.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct PeerRead {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(uint32, tag = "3")]
+    pub len: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Unsettled {
+    /// Of one session; 0: of all.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Of one inode; NIL: of all.
+    #[prost(message, required, tag = "2")]
+    pub gfid: Gfid,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnsettledList {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<UnsettledEntry>,
+    /// Sessions that this member has heard from since it started.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub sessions: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct UnsettledEntry {
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub touches: Vec<TouchMsg>,
+}
+
+/// `Touch` on the wire.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct TouchMsg {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    /// 0 attributes, 1 range, 2 name.
+    #[prost(uint32, tag = "2")]
+    pub what: u32,
+    /// Start of a range, or the hash of a name.
+    #[prost(uint64, tag = "3")]
+    pub start: u64,
+    #[prost(uint64, tag = "4")]
+    pub end: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ClearWindows {
+    /// Sessions whose windows are cleared; empty: all.
+    #[prost(fixed64, repeated, tag = "1")]
+    pub sessions: Vec<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct MarkStale {
+    #[prost(message, required, tag = "1")]
+    pub gfid: Gfid,
+    /// The member whose copy is stale (brick id, 16 bytes as a gfid-shaped pair).
+    #[prost(message, required, tag = "2")]
+    pub brick: Gfid,
+    #[prost(bool, tag = "3")]
+    pub clear: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct PauseForJoin {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// At most 500; 0 withdraws a pause.
+    #[prost(uint32, tag = "2")]
+    pub pause_ms: u32,
+}
+
+/// State that a joiner takes over: opaque to all but the rules (see proto-rules).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HandOver {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub rules: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub current_interval: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TakeOver {
+    #[prost(message, required, tag = "1")]
+    pub state: HandOver,
+}
