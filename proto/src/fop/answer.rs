@@ -24,7 +24,7 @@ pub enum Answer {
     Renewed(Renewed),
     Locked(Locked),
     ChangedList(ChangedList),
-    Inspected(Inspected),
+    Inspected(Box<Inspected>),
     BlockSumList(BlockSumList),
     UnsettledList(UnsettledList),
     HandOver(HandOver),
