@@ -9,6 +9,10 @@ use crate::ids::Gfid;
 
 /// An answer; which variant an operation gives stands in the `fops!` table.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives for one request; a box would cost an allocation"
+)]
 pub enum Answer {
     Done(Done),
     Entry(Entry),
@@ -24,7 +28,7 @@ pub enum Answer {
     Renewed(Renewed),
     Locked(Locked),
     ChangedList(ChangedList),
-    Inspected(Box<Inspected>),
+    Inspected(Inspected),
     BlockSumList(BlockSumList),
     UnsettledList(UnsettledList),
     HandOver(HandOver),
