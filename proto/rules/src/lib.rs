@@ -13,6 +13,8 @@
 //! Deliberately does not: know file operations. It sees keys, ranges, names and reply values
 //! of a caller's type. See `docs/replication.md` for the tables.
 
+pub mod promise;
+pub mod restart;
 pub mod set;
 pub mod time;
 

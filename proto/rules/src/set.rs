@@ -72,6 +72,7 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
     {
         return SetOutcome::Void(Void::Epoch);
     }
+    let before = leader(map);
     let changed = match entry {
         SetEntry::Start { members } => start(map, members),
         SetEntry::Evict { brick, reason, .. } => remove(map, *brick, MemberState::Out, reason),
@@ -88,10 +89,9 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
         Err(void) => SetOutcome::Void(void),
         Ok(Change::Noted) => SetOutcome::Noted,
         Ok(Change::Epoch) => {
-            let lead_before = map.lead;
             map.epoch = Epoch(index);
             elect(map);
-            SetOutcome::NewEpoch { epoch: map.epoch, lead_changed: map.lead != lead_before }
+            SetOutcome::NewEpoch { epoch: map.epoch, lead_changed: leader(map) != before }
         }
     }
 }
@@ -115,6 +115,11 @@ impl SetEntry {
 enum Change {
     Epoch,
     Noted,
+}
+
+/// The lead with its incarnation: the owner of one lease table.
+fn leader(map: &SetMap) -> Option<(BrickId, Incarnation)> {
+    map.member(map.lead?).map(|m| (m.brick, m.incarnation))
 }
 
 /// The lead stays while it is in-sync; else the first in-sync member in order.
@@ -254,7 +259,6 @@ fn restart(map: &mut SetMap, lead: BrickId, incarnation: Incarnation) -> Result<
             member.reason = "all members were down; another one leads".into();
         }
     }
-    map.lead = Some(lead);
     Ok(Change::Epoch)
 }
 

@@ -85,7 +85,7 @@ fn a_restarted_in_sync_member_becomes_syncing_under_its_new_incarnation() {
 fn a_sole_members_new_incarnation_is_named_by_a_bare_bump() {
     let mut map = set_map(5, &[(1, InSync), (2, Out)]);
     let up = SetEntry::BrickUp { epoch: Epoch(5), brick: brick(1), incarnation: inc(11) };
-    assert_eq!(apply(&mut map, 6, &up), new_epoch(6, false));
+    assert_eq!(apply(&mut map, 6, &up), new_epoch(6, true), "its lease table is gone");
     assert_eq!(map.members[0].incarnation, inc(11));
     assert_eq!(states(&map), [InSync, Out]);
     let again = SetEntry::BrickUp { epoch: Epoch(6), brick: brick(1), incarnation: inc(11) };

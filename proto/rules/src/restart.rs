@@ -1,0 +1,233 @@
+//! What to propose when a brick's daemon starts, and who leads when all members were down.
+//!
+//! Assumes: bricks report again each second until the map names their incarnation, so a new
+//! leader of the pool learns everything by waiting; it starts with an empty `Restart`.
+//!
+//! Promises: while another in-sync member is alive, a restarted one becomes syncing; a sole
+//! member is named by a bare bump; with all down the best memory wins (same incarnation, then
+//! same kernel boot or clean stop, then latest durable epoch), after 30 s or as soon as all
+//! in-sync members of the last epoch have reported.
+//!
+//! Deliberately does not: compare time stamps of files. The chosen lead's copy wins whole.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use proto::map::SetMap;
+use proto::{BrickId, Epoch, Incarnation};
+use serde::{Deserialize, Serialize};
+
+use crate::set::SetEntry;
+use crate::time::{RESTART_WAIT, Tick};
+
+/// What a brick says of itself at start, and again until the map names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub brick: BrickId,
+    pub incarnation: Incarnation,
+    /// The kernel has not booted since this brick was last in-sync, or it was stopped
+    /// cleanly after a checkpoint: its page cache lost nothing.
+    pub memory_intact: bool,
+    /// The latest epoch that this brick has on stable storage as in-sync.
+    pub durable: Epoch,
+}
+
+/// The leader's memory of one set's reports.
+#[derive(Clone, Debug, Default)]
+pub struct Restart {
+    epoch: Epoch,
+    since: Option<Tick>,
+    reports: BTreeMap<BrickId, Report>,
+}
+
+/// What the pool's leader does next for this set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Everybody who reported is named already.
+    Nothing,
+    Propose(SetEntry),
+    /// Ask again then, or at the next report.
+    WaitUntil(Tick),
+}
+
+impl Restart {
+    /// Takes a brick's report. Reports of an earlier epoch of the set are forgotten, for the
+    /// choice is made among the in-sync members of the last one.
+    pub fn on_report(&mut self, now: Tick, map: &SetMap, report: Report) {
+        if self.epoch != map.epoch {
+            self.reports.clear();
+            self.since = None;
+            self.epoch = map.epoch;
+        }
+        self.since.get_or_insert(now);
+        self.reports.insert(report.brick, report);
+    }
+
+    /// What to propose now. `alive(brick, incarnation)`: that incarnation answers pings.
+    pub fn decide(
+        &self,
+        now: Tick,
+        map: &SetMap,
+        alive: impl Fn(BrickId, Incarnation) -> bool,
+    ) -> Decision {
+        if self.epoch != map.epoch {
+            return Decision::Nothing;
+        }
+        if let Some(entry) = self.unnamed_syncing(map) {
+            return Decision::Propose(entry);
+        }
+        let in_sync: Vec<_> = map.in_sync().collect();
+        // A living member is one that the map names and that answers (or says so itself).
+        let living = in_sync.iter().any(|m| {
+            let reported = self.reports.get(&m.brick).map(|r| r.incarnation);
+            reported.map_or_else(|| alive(m.brick, m.incarnation), |i| i == m.incarnation)
+        });
+        let new = in_sync
+            .iter()
+            .find_map(|m| self.reports.get(&m.brick).filter(|r| r.incarnation != m.incarnation));
+        let Some(new) = new else { return Decision::Nothing };
+        if living || in_sync.len() == 1 {
+            return Decision::Propose(brick_up(map, new));
+        }
+        self.all_down(now, map)
+    }
+
+    fn unnamed_syncing(&self, map: &SetMap) -> Option<SetEntry> {
+        use proto::map::MemberState::{InSync, Out};
+        map.members.iter().filter(|m| m.state != InSync).find_map(|m| {
+            let report = self.reports.get(&m.brick)?;
+            let named = report.incarnation == m.incarnation && m.state != Out;
+            (!named).then(|| brick_up(map, report))
+        })
+    }
+
+    fn all_down(&self, now: Tick, map: &SetMap) -> Decision {
+        let heard = map.in_sync().filter(|m| self.reports.contains_key(&m.brick)).count();
+        let deadline = self.since.unwrap_or(now).after(RESTART_WAIT);
+        if heard < map.in_sync().count() && now < deadline {
+            return Decision::WaitUntil(deadline);
+        }
+        match best(map, &self.reports) {
+            Some(report) => Decision::Propose(SetEntry::Restart {
+                epoch: map.epoch,
+                lead: report.brick,
+                incarnation: report.incarnation,
+            }),
+            None => Decision::Nothing,
+        }
+    }
+}
+
+fn brick_up(map: &SetMap, report: &Report) -> SetEntry {
+    SetEntry::BrickUp { epoch: map.epoch, brick: report.brick, incarnation: report.incarnation }
+}
+
+/// The rule of DESIGN section 9; ties go to the last lead, then to the set's order.
+fn best<'a>(map: &SetMap, reports: &'a BTreeMap<BrickId, Report>) -> Option<&'a Report> {
+    let candidates = map.in_sync().enumerate().filter_map(|(order, member)| {
+        let report = reports.get(&member.brick)?;
+        let rank = (
+            report.incarnation == member.incarnation,
+            report.memory_intact,
+            report.durable,
+            map.lead == Some(member.brick),
+            Reverse(order),
+        );
+        Some((rank, report))
+    });
+    candidates.max_by_key(|(rank, _)| *rank).map(|(_, report)| report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{brick, in_sync, inc, set_map};
+    use crate::time::MS;
+    use proto::map::MemberState::{InSync, Out};
+
+    fn report(n: u8, incarnation: u64, memory_intact: bool, durable: u64) -> Report {
+        Report {
+            brick: brick(n),
+            incarnation: inc(incarnation),
+            memory_intact,
+            durable: Epoch(durable),
+        }
+    }
+
+    fn decide(map: &SetMap, reports: &[Report], at: Tick, alive: &[u8]) -> Decision {
+        let mut restart = Restart::default();
+        for r in reports {
+            restart.on_report(Tick(0), map, r.clone());
+        }
+        restart.decide(at, map, |b, _| alive.iter().any(|n| brick(*n) == b))
+    }
+
+    fn restarted(n: u8, incarnation: u64) -> Decision {
+        Decision::Propose(SetEntry::Restart {
+            epoch: Epoch(5),
+            lead: brick(n),
+            incarnation: inc(incarnation),
+        })
+    }
+
+    fn up(n: u8, incarnation: u64) -> Decision {
+        Decision::Propose(SetEntry::BrickUp {
+            epoch: Epoch(5),
+            brick: brick(n),
+            incarnation: inc(incarnation),
+        })
+    }
+
+    /// Trap 55: intact memory wins over the latest durable epoch and over the order.
+    #[test]
+    fn the_member_with_its_page_cache_intact_leads_after_the_loss_of_all() {
+        let map = in_sync(5, &[1, 2]);
+        let lost = report(1, 11, false, 5);
+        let kept = report(2, 21, true, 4);
+        assert_eq!(decide(&map, &[lost.clone(), kept.clone()], Tick(0), &[]), restarted(2, 21));
+        assert_eq!(decide(&map, &[kept, lost], Tick(0), &[]), restarted(2, 21));
+        let later = [report(1, 11, false, 4), report(2, 21, false, 5)];
+        assert_eq!(decide(&map, &later, Tick(0), &[]), restarted(2, 21));
+        let tie = [report(2, 21, true, 5), report(1, 11, true, 5)];
+        assert_eq!(decide(&map, &tie, Tick(0), &[]), restarted(1, 11));
+    }
+
+    #[test]
+    fn the_other_members_are_waited_for_30_s_and_no_longer() {
+        let map = in_sync(5, &[1, 2]);
+        let one = [report(2, 21, false, 5)];
+        let deadline = Tick(30_000 * MS);
+        assert_eq!(decide(&map, &one, Tick(1), &[]), Decision::WaitUntil(deadline));
+        assert_eq!(decide(&map, &one, deadline, &[]), restarted(2, 21));
+    }
+
+    /// Trap 55: a member that never went down makes the returning one syncing.
+    #[test]
+    fn a_living_member_keeps_the_set_and_the_restarted_one_syncs() {
+        let map = in_sync(5, &[1, 2]);
+        assert_eq!(decide(&map, &[report(1, 11, true, 5)], Tick(1), &[2]), up(1, 11));
+        // The same incarnation reports itself: it is alive, whoever hears it.
+        let both = [report(1, 11, true, 5), report(2, 20, true, 5)];
+        assert_eq!(decide(&map, &both, Tick(1), &[]), up(1, 11));
+    }
+
+    #[test]
+    fn a_sole_member_and_a_member_that_is_out_need_no_wait() {
+        let map = set_map(5, &[(1, InSync), (2, Out)]);
+        assert_eq!(decide(&map, &[report(1, 11, false, 1)], Tick(1), &[]), up(1, 11));
+        assert_eq!(decide(&map, &[report(2, 20, false, 1)], Tick(1), &[]), up(2, 20));
+        assert_eq!(decide(&map, &[report(1, 10, true, 5)], Tick(1), &[]), Decision::Nothing);
+    }
+
+    #[test]
+    fn reports_of_an_earlier_epoch_count_no_more() {
+        let mut restart = Restart::default();
+        let old = in_sync(4, &[1, 2]);
+        restart.on_report(Tick(0), &old, report(1, 11, true, 4));
+        let map = in_sync(5, &[1, 2]);
+        assert_eq!(restart.decide(Tick(1), &map, |_, _| false), Decision::Nothing);
+        restart.on_report(Tick(9), &map, report(2, 21, false, 5));
+        let wait = Decision::WaitUntil(Tick(9 + 30_000 * MS));
+        assert_eq!(restart.decide(Tick(9), &map, |_, _| false), wait);
+    }
+}
