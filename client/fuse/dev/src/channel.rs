@@ -64,8 +64,9 @@ impl Channel {
                 Ok(len) => len,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(Fetched::Empty),
-                    // ENOENT: the caller went away between queue and copy; EINTR: a signal.
-                    Some(libc::ENOENT | libc::EINTR) => continue,
+                    // ENOENT: the caller went away between queue and copy; EINTR: a signal;
+                    // ENOMEM: the kernel could not copy, and has failed that request itself.
+                    Some(libc::ENOENT | libc::EINTR | libc::ENOMEM) => continue,
                     // ENODEV: unmounted. ECONNABORTED: aborted. Anything else is a bug here.
                     Some(libc::ENODEV | libc::ECONNABORTED) => return Ok(Fetched::Ended),
                     _ => return Err(error),

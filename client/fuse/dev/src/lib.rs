@@ -54,7 +54,7 @@ pub use mount::MountOptions;
 pub use notify::{Known, Notifier};
 pub use op::{
     CopyFileRange, Create, FileLock, Forget, Lock, LockKind, Name, Op, Read, Release, SetAttr,
-    SetTime, SetXattr, Write,
+    SetTime, SetXattr, TmpFile, Write,
 };
 pub use parse::Header;
 pub use reply::{Delivery, Reply};

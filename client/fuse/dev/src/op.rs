@@ -172,7 +172,7 @@ pub struct Release {
 /// A creation that opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Create {
-    /// Entry to make; for an unnamed temporary file, what the kernel would call it.
+    /// Entry to make.
     pub name: Name,
     /// Type and permission bits, before the umask.
     pub mode: u32,
@@ -182,6 +182,17 @@ pub struct Create {
     pub flags: u32,
     /// Clear suid, and sgid where the group may execute, of what is truncated.
     pub kill_suidgid: bool,
+}
+
+/// The creation of a file without a name, which opens it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TmpFile {
+    /// Type and permission bits, before the umask.
+    pub mode: u32,
+    /// The caller's umask, ours to apply.
+    pub umask: u32,
+    /// Open flags (`O_*`); without `O_EXCL` a later link may name the file.
+    pub flags: u32,
 }
 
 /// A change of one extended attribute.
@@ -253,7 +264,7 @@ pub enum Op {
     /// Create and open. Answer: create.
     Create(Create),
     /// Create an unnamed file in the directory and open it. Answer: create.
-    TmpFile(Create),
+    TmpFile(TmpFile),
     /// Read data. Answer: data.
     Read(Read),
     /// Write data. Answer: write.

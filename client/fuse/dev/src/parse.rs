@@ -10,7 +10,7 @@ use crate::abi::{self, IN_HEADER_LEN, XATTR_LEN_MAX, fattr, opcode};
 use crate::attr::Timestamp;
 use crate::op::{
     CopyFileRange, Create, FileLock, Forget, Lock, LockKind, Op, Read, Release, SetAttr, SetTime,
-    SetXattr, Write,
+    SetXattr, TmpFile, Write,
 };
 use crate::wire::{Args, Malformed};
 
@@ -166,7 +166,7 @@ fn file(opcode: u32, mut args: Args<'_>) -> Parsed<Op> {
         }
         opcode::OPENDIR => Op::OpenDir { flags: args.u32()? },
         opcode::CREATE => Op::Create(create(args)?),
-        opcode::TMPFILE => Op::TmpFile(create(args)?),
+        opcode::TMPFILE => Op::TmpFile(tmpfile(args)?),
         opcode::READ => Op::Read(read(args)?),
         opcode::READDIR => Op::ReadDir(read(args)?),
         opcode::READDIRPLUS => Op::ReadDirPlus(read(args)?),
@@ -271,6 +271,12 @@ fn create(mut args: Args<'_>) -> Parsed<Create> {
     let (flags, mode, umask, open_flags) = (args.u32()?, args.u32()?, args.u32()?, args.u32()?);
     let kill_suidgid = open_flags & abi::OPEN_KILL_SUIDGID != 0;
     Ok(Create { name: args.name()?, mode, umask, flags, kill_suidgid })
+}
+
+/// The kernel sends a placeholder for the name ("/"), which means nothing.
+fn tmpfile(mut args: Args<'_>) -> Parsed<TmpFile> {
+    let (flags, mode, umask) = (args.u32()?, args.u32()?, args.u32()?);
+    Ok(TmpFile { mode, umask, flags })
 }
 
 fn read(mut args: Args<'_>) -> Parsed<Read> {

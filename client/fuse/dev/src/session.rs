@@ -67,7 +67,7 @@ impl Session {
     pub fn clone_channel(&self) -> Result<Channel> {
         let ready = self.ready()?;
         let setxattr_ext = ready.features.has(InitFlags::SETXATTR_EXT);
-        let device = self.device().clone_channel()?;
+        let device = self.device().clone_channel().map_err(Error::Device)?;
         Ok(Channel::new(device, &ready.pool, setxattr_ext)?)
     }
 

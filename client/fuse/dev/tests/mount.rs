@@ -308,6 +308,80 @@ fn requests_carry_the_callers_identity() {
     assert_eq!(fs::metadata(mount.path("f")).unwrap().uid(), 12345);
 }
 
+/// The layouts of operations that few programs use, checked against the kernel.
+#[test]
+fn rarer_operations_have_the_kernels_layout() {
+    let Some(mount) = Mount::new(1) else { return };
+    fs::write(mount.path("a"), b"0123456789").unwrap();
+    let from = fs::File::open(mount.path("a")).unwrap();
+    let to = fs::File::create_new(mount.path("b")).unwrap();
+    let (mut at_from, mut at_to) = (2, 1);
+    let copied =
+        rustix::fs::copy_file_range(&from, Some(&mut at_from), &to, Some(&mut at_to), 5).unwrap();
+    assert_eq!((copied, at_from, at_to), (5, 7, 6));
+    assert_eq!(fs::read(mount.path("b")).unwrap(), b"\x0023456");
+    let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&to, keep, 4096, 8192).unwrap();
+    let sought = rustix::fs::seek(&from, rustix::fs::SeekFrom::Data(1)).unwrap();
+    assert_eq!(sought, 8);
+    let seen = mount.fs.seen.lock().unwrap();
+    assert_eq!(seen.copies, [(2, 1, 5)]);
+    assert_eq!(seen.fallocates, [(4096, 8192, keep.bits())]);
+}
+
+#[test]
+fn creation_time_comes_by_statx() {
+    let Some(mount) = Mount::new(1) else { return };
+    if mount.session.features().unwrap().minor < 39 {
+        eprintln!("SKIPPED: this kernel asks no file system for it (before Linux 6.6)");
+        return;
+    }
+    fs::write(mount.path("a"), b"0123456789").unwrap();
+    let metadata = fs::metadata(mount.path("a")).unwrap();
+    let expected = std::time::UNIX_EPOCH + Duration::new(1_000_000, 5);
+    assert_eq!((metadata.created().unwrap(), metadata.len()), (expected, 10));
+    assert!(mount.fs.seen.lock().unwrap().statx > 0);
+}
+
+#[test]
+fn unnamed_files_can_be_made() {
+    let Some(mount) = Mount::new(1) else { return };
+    if mount.session.features().unwrap().minor < 37 {
+        eprintln!("SKIPPED: this kernel has no such request (before Linux 6.1)");
+        return;
+    }
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .open(mount.dir.path())
+        .unwrap();
+    file.write_all(b"unnamed").unwrap();
+    let mut text = [0; 7];
+    file.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(&text, b"unnamed");
+    assert_eq!(mount.fs.seen.lock().unwrap().tmpfiles, 1);
+}
+
+/// A creation in a directory of one of the caller's further groups names that group.
+#[test]
+fn creations_carry_the_matching_group() {
+    let Some(mount) = Mount::new(1) else { return };
+    if !mount.session.features().unwrap().has(InitFlags::CREATE_SUPP_GROUP) {
+        eprintln!("SKIPPED: this kernel sends no groups (before Linux 6.3)");
+        return;
+    }
+    let dir = mount.dir.path();
+    std::os::unix::fs::chown(dir, None, Some(777)).unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "12345", "--regid", "12345", "--groups", "888,777", "mkdir", "d"]);
+    let status = command.current_dir(dir).status().unwrap();
+    assert!(status.success());
+    assert_eq!(mount.fs.seen.lock().unwrap().supp_groups, [777]);
+}
+
 #[test]
 fn unmount_ends_the_workers() {
     let Some(mut mount) = Mount::new(2) else { return };

@@ -14,7 +14,8 @@ pub struct MountOptions {
     pub source: String,
     /// Shown as the type, behind `fuse.`.
     pub subtype: String,
-    /// Users other than the one who mounts may use it.
+    /// Users other than the one who mounts may use it. Without root the host must permit it
+    /// (`user_allow_other` in /etc/fuse.conf); the helper's refusal says so.
     pub allow_other: bool,
     /// The kernel checks permissions by mode, owner and ACL.
     pub default_permissions: bool,

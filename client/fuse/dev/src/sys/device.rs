@@ -39,27 +39,12 @@ impl Device {
     }
 
     /// A second, non-blocking channel of the same connection.
-    ///
-    /// Where the device node may not be opened (an unprivileged mount on a host that keeps it
-    /// to root) the same channel is shared instead: correct, with less parallelism.
     pub(crate) fn clone_channel(&self) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = match rustix::fs::open("/dev/fuse", flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => return self.share(),
-            Err(error) => return Err(error.into()),
-        };
+        let fd = rustix::fs::open("/dev/fuse", flags, Mode::empty())?;
         let parent = u32::try_from(self.fd.as_raw_fd()).expect("an open descriptor is positive");
         // SAFETY: this call reads one u32, the parent's descriptor, from the pointer it gets.
         unsafe { rustix::ioctl::ioctl(&fd, Setter::<IOC_CLONE, u32>::new(parent))? };
-        Ok(Self { fd })
-    }
-
-    fn share(&self) -> io::Result<Self> {
-        tracing::warn!("/dev/fuse may not be opened: all threads share one channel");
-        let fd = self.fd.try_clone()?;
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         Ok(Self { fd })
     }
 

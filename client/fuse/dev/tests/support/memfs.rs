@@ -24,25 +24,31 @@ pub struct Seen {
     pub plus_entries: usize,
     pub truncating_opens: usize,
     pub uids: Vec<u32>,
+    pub supp_groups: Vec<u32>,
+    pub statx: usize,
+    pub tmpfiles: usize,
+    pub fallocates: Vec<(u64, u64, u32)>,
+    pub copies: Vec<(u64, u64, u64)>,
 }
 
 #[derive(Debug, Default)]
-struct Node {
+pub(super) struct Node {
     mode: u32,
     uid: u32,
-    data: Vec<u8>,
+    gid: u32,
+    pub(super) data: Vec<u8>,
     names: BTreeMap<Vec<u8>, u64>,
     nlink: u32,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     nodes: HashMap<u64, Node>,
     next: u64,
     /// (node, is flock) to owner: whole-file exclusive locks are enough here.
     locks: HashMap<(u64, bool), u64>,
-    open_flags: OpenFlags,
+    pub(super) open_flags: OpenFlags,
 }
 
 #[derive(Debug)]
@@ -90,7 +96,11 @@ impl MemFs {
     pub fn handle(&self, interrupts: &InterruptTable, request: Request) -> Option<Waiting> {
         let Request { header, op, reply } = request;
         let node = header.nodeid;
-        self.seen.lock().unwrap().uids.push(header.uid);
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.uids.push(header.uid);
+            seen.supp_groups.extend(&header.supp_groups);
+        }
         let mut state = self.state.lock().unwrap();
         match op {
             Op::SetLkW(lock) => {
@@ -177,6 +187,9 @@ impl MemFs {
                 reply.ok();
             }
             Op::ReleaseDir(_) | Op::Fsync { .. } | Op::FsyncDir { .. } | Op::Destroy => reply.ok(),
+            Op::Statx { .. } | Op::TmpFile(_) | Op::Fallocate { .. } | Op::CopyFileRange(_) => {
+                self.rarer(state, node, uid, op, reply);
+            }
             other => names(state, node, uid, other, reply),
         }
     }
@@ -293,7 +306,7 @@ fn done(answer: Answer, reply: Reply) {
 }
 
 impl State {
-    fn node(&mut self, node: u64) -> &mut Node {
+    pub(super) fn node(&mut self, node: u64) -> &mut Node {
         self.nodes.get_mut(&node).expect("the kernel names only nodes it was given")
     }
 
@@ -301,20 +314,27 @@ impl State {
         self.nodes[&parent].names.get(name).copied().ok_or(libc::ENOENT)
     }
 
-    fn attr(&self, node: u64) -> FileAttr {
-        let Node { mode, uid, ref data, nlink, .. } = self.nodes[&node];
+    pub(super) fn attr(&self, node: u64) -> FileAttr {
+        let Node { mode, uid, gid, ref data, nlink, .. } = self.nodes[&node];
         let size = data.len() as u64;
-        FileAttr { ino: node, size, mode, uid, nlink, blksize: 4096, ..FileAttr::default() }
+        FileAttr { ino: node, size, mode, uid, gid, nlink, blksize: 4096, ..FileAttr::default() }
     }
 
-    fn entry(&self, node: u64) -> Entry {
+    pub(super) fn entry(&self, node: u64) -> Entry {
         Entry { nodeid: node, attr: self.attr(node), ..Entry::default() }
     }
 
-    fn add(&mut self, parent: u64, uid: u32, name: Vec<u8>, mode: u32) -> u64 {
+    /// A node without a name.
+    pub(super) fn add_unnamed(&mut self, uid: u32, mode: u32) -> u64 {
         let node = self.next;
         self.next += 1;
-        self.nodes.insert(node, Node { mode, uid, nlink: 1, ..Node::default() });
+        self.nodes.insert(node, Node { mode, uid, ..Node::default() });
+        node
+    }
+
+    fn add(&mut self, parent: u64, uid: u32, name: Vec<u8>, mode: u32) -> u64 {
+        let node = self.add_unnamed(uid, mode);
+        self.node(node).nlink = 1;
         self.node(parent).names.insert(name, node);
         node
     }
@@ -328,6 +348,7 @@ impl State {
             target.mode = (target.mode & libc::S_IFMT) | (mode & 0o7777);
         }
         target.uid = set.uid.unwrap_or(target.uid);
+        target.gid = set.gid.unwrap_or(target.gid);
         self.attr(node)
     }
 

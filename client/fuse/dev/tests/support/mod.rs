@@ -1,6 +1,7 @@
 //! A small file system in memory, served by real worker threads on a real mount.
 
 mod memfs;
+mod rarer;
 mod serve;
 
 use std::path::Path;
