@@ -4,7 +4,8 @@
 //! and again from one or more client threads. Every `stat` is then one request: its cost is
 //! that of this crate, the kernel's FUSE code and one wake-up each way.
 //!
-//! Usage: `getattr_rate [client threads] [worker threads] [seconds]`
+//! Usage: `getattr_rate [client threads] [worker threads] [seconds] [spin]`, `spin` in microseconds:
+//! how long a worker looks for the next request before it sleeps
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +20,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
     let mut next = |default| arguments.next().unwrap_or(Ok(default));
-    let (clients, workers, seconds) = (next(1)?, next(1)?, next(3)?);
+    let (clients, workers, seconds, spin) = (next(1)?, next(1)?, next(3)?, next(0)?);
+    let spin = Duration::from_micros(spin as u64);
     let directory = tempfile::tempdir()?;
     let mut options = MountOptions::new("rate", "brick");
     options.allow_other = rustix::process::geteuid().is_root();
@@ -28,7 +30,9 @@ fn main() -> Outcome<()> {
     let mut serving = Vec::new();
     for _ in 0..workers {
         let channel = session.clone_channel()?;
-        serving.push(std::thread::spawn(move || serve(channel).map_err(|error| error.to_string())));
+        serving.push(std::thread::spawn(move || {
+            serve(channel, spin).map_err(|error| error.to_string())
+        }));
     }
     load(directory.path(), clients, Duration::from_secs(seconds as u64));
     session.unmount()?;
@@ -62,12 +66,12 @@ fn load(path: &std::path::Path, clients: usize, time: Duration) {
     println!("{clients} clients: {count} stats in {taken:.2?}: {rate:.0}/s");
 }
 
-fn serve(channel: Channel) -> Outcome<(u64, Duration)> {
+fn serve(channel: Channel, spin: Duration) -> Outcome<(u64, Duration)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut channel: AsyncChannel = channel.into_async()?;
         let mut requests = 0;
-        while let Some(request) = channel.fetch().await? {
+        while let Some(request) = channel.fetch_polling(spin).await? {
             requests += 1;
             answer(request);
         }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
@@ -134,6 +135,29 @@ impl AsyncChannel {
                 Fetched::Empty => guard.clear_ready(),
             }
         }
+    }
+
+    /// Like [`fetch`](Self::fetch), but looks again and again for up to `spin` before it sleeps,
+    /// letting the other tasks of the thread and its network run in between.
+    ///
+    /// Waking a sleeping thread on another processor costs tens of microseconds, more than
+    /// answering; a caller that asks one thing after the other is served about four times as
+    /// fast with 50 µs (measured by `examples/getattr_rate.rs`). The price is that much
+    /// processor time each time requests stop coming. Zero never spins. Cancel-safe.
+    pub async fn fetch_polling(&mut self, spin: Duration) -> io::Result<Option<Request>> {
+        // Without this a queue that never empties would keep the thread's other tasks waiting.
+        tokio::task::coop::consume_budget().await;
+        if !spin.is_zero() {
+            let started = Instant::now();
+            while started.elapsed() < spin {
+                match self.channel.try_fetch()? {
+                    Fetched::Request(request) => return Ok(Some(request)),
+                    Fetched::Ended => return Ok(None),
+                    Fetched::Empty => tokio::task::yield_now().await,
+                }
+            }
+        }
+        self.fetch().await
     }
 
     /// Fetches without waiting, for a worker that polls a little before it sleeps.

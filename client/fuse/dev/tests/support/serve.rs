@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use client_fuse_dev::{Channel, InterruptTable, Request, Session};
 use tokio::task::LocalSet;
@@ -19,12 +20,15 @@ impl Workers {
     pub fn start(session: &Session, fs: &Arc<MemFs>, count: usize) -> Self {
         let interrupts = InterruptTable::new();
         let (mut threads, mut fetched) = (Vec::new(), Vec::new());
-        for _ in 0..count {
+        for index in 0..count {
             let channel = session.clone_channel().unwrap();
             let (fs, interrupts) = (fs.clone(), interrupts.clone());
             let counter = Arc::new(AtomicU64::new(0));
             fetched.push(counter.clone());
-            threads.push(std::thread::spawn(move || work(channel, &fs, &interrupts, &counter)));
+            // Every other worker polls a little before it sleeps, so that both ways are tested.
+            let spin = Duration::from_micros(if index % 2 == 1 { 50 } else { 0 });
+            threads
+                .push(std::thread::spawn(move || work(channel, &fs, &interrupts, &counter, spin)));
         }
         Self { threads, fetched }
     }
@@ -37,11 +41,17 @@ impl Workers {
     }
 }
 
-fn work(channel: Channel, fs: &Arc<MemFs>, interrupts: &InterruptTable, fetched: &AtomicU64) {
+fn work(
+    channel: Channel,
+    fs: &Arc<MemFs>,
+    interrupts: &InterruptTable,
+    fetched: &AtomicU64,
+    spin: Duration,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let mut channel = channel.into_async().unwrap();
-        while let Some(request) = channel.fetch().await.unwrap() {
+        while let Some(request) = channel.fetch_polling(spin).await.unwrap() {
             fetched.fetch_add(1, Ordering::Relaxed);
             dispatch(fs, interrupts, request);
         }
