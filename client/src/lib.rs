@@ -8,4 +8,11 @@
 //! transport/   connections, frames, requests in flight
 //! ```
 
+mod clock;
 pub mod layer;
+mod sync;
+pub mod transport;
+
+#[cfg(test)]
+#[path = "testing/scripted_brick.rs"]
+mod scripted_brick;

@@ -63,11 +63,22 @@ pub enum BadFrame {
 
 /// Header (with its lengths and checksums filled in) and message, ready to be sent; the
 /// payload follows as it is.
-pub fn encode(mut header: Header, message: &impl prost::Message, payload: &[u8]) -> BytesMut {
+pub fn encode(header: Header, message: &impl prost::Message, payload: &[u8]) -> BytesMut {
+    encode_summed(header, message, payload.len(), payload_sum(payload))
+}
+
+/// As `encode`, for a payload whose length and checksum are known already: one payload goes to
+/// all members of a set and is summed once.
+pub fn encode_summed(
+    mut header: Header,
+    message: &impl prost::Message,
+    payload_bytes: usize,
+    payload_sum: u64,
+) -> BytesMut {
     let len = message.encoded_len();
     header.message_bytes = len as u32;
-    header.payload_bytes = payload.len() as u32;
-    header.payload_sum = payload_sum(payload);
+    header.payload_bytes = payload_bytes as u32;
+    header.payload_sum = payload_sum;
     let mut out = BytesMut::with_capacity(HEADER_BYTES + len);
     out.put_bytes(0, HEADER_BYTES);
     message.encode(&mut out).expect("BytesMut grows");

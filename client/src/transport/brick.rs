@@ -1,0 +1,188 @@
+//! One brick as a client sees it: a lane per shard, connected when needed.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::fop::{Call, Outcome, Under, Want};
+use proto::frame::Status;
+use proto::{BrickId, Epoch, Failure, Refusal};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::shard::{self, LANES, Shard};
+use super::{CallError, ConnectError, Connector, Reply, Request};
+use crate::sync::lock;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// Where a brick is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    pub brick: BrickId,
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Default)]
+struct Lane {
+    up: Mutex<Option<Arc<Connection>>>,
+    /// Held while connecting, so that a shard opens one connection, not one per request.
+    connecting: tokio::sync::Mutex<Backoff>,
+}
+
+#[derive(Default)]
+struct Backoff {
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// Calls one brick. Shared by all threads; each uses its own lane.
+pub struct BrickClient {
+    brick: BrickId,
+    target: Mutex<Target>,
+    connector: Arc<Connector>,
+    lanes: Vec<Lane>,
+    /// Bytes asked of it and not yet answered: readers choose the member with the fewest.
+    outstanding: AtomicU64,
+}
+
+impl BrickClient {
+    pub fn new(target: Target, connector: Arc<Connector>) -> Arc<BrickClient> {
+        Arc::new(BrickClient {
+            brick: target.brick,
+            target: Mutex::new(target),
+            connector,
+            lanes: (0..LANES).map(|_| Lane::default()).collect(),
+            outstanding: AtomicU64::new(0),
+        })
+    }
+
+    pub fn brick(&self) -> BrickId {
+        self.brick
+    }
+
+    /// The brick's peer has another address now.
+    pub fn set_target(&self, target: Target) {
+        *lock(&self.target) = target;
+    }
+
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding.load(Relaxed)
+    }
+
+    /// One operation with an explicit epoch, for callers that do their own replication rules
+    /// (heal, settle).
+    ///
+    /// # Errors
+    /// There was no reply. A reply that says "failed" or "refused" is the `Outcome`.
+    pub async fn call(
+        &self,
+        call: &Call,
+        epoch: Epoch,
+        wants: Vec<Want>,
+        under: Vec<Under>,
+    ) -> Result<Outcome, CallError> {
+        let request = Request { wants, under, ..Request::new(call, epoch) };
+        Ok(self.exchange(&request).await?.into_outcome(request.op))
+    }
+
+    /// Sends a request on this thread's connection and waits for the reply.
+    ///
+    /// # Errors
+    /// `Lost` when nobody knows whether it was executed.
+    pub async fn exchange(&self, request: &Request) -> Result<Reply, CallError> {
+        self.exchange_on(shard::current(), request).await
+    }
+
+    /// As `exchange`, on the connection of heartbeats and lease returns.
+    ///
+    /// # Errors
+    /// As `exchange`.
+    pub async fn exchange_in_background(&self, request: &Request) -> Result<Reply, CallError> {
+        self.exchange_on(Shard::BACKGROUND, request).await
+    }
+
+    async fn exchange_on(&self, shard: Shard, request: &Request) -> Result<Reply, CallError> {
+        let connection = self.connection(&self.lanes[shard.0], shard).await?;
+        let _outstanding = Outstanding::add(self, request);
+        let reply = connection.call(request).await?;
+        if reply.status == Status::Failed(Failure::Refused(Refusal::UnknownSession)) {
+            // Only a new HELLO makes the session known again.
+            connection.close();
+        }
+        Ok(reply)
+    }
+
+    /// Says goodbye on all connections.
+    pub fn close(&self) {
+        for lane in &self.lanes {
+            if let Some(connection) = lock(&lane.up).take() {
+                connection.close();
+            }
+        }
+    }
+
+    async fn connection(&self, lane: &Lane, shard: Shard) -> Result<Arc<Connection>, ConnectError> {
+        if let Some(connection) = lane.open() {
+            return Ok(connection);
+        }
+        let mut backoff = lane.connecting.lock().await;
+        if let Some(connection) = lane.open() {
+            return Ok(connection);
+        }
+        if let Some(not_before) = backoff.not_before {
+            tokio::time::sleep_until(not_before).await;
+        }
+        let target = lock(&self.target).clone();
+        let opened = self.connector.connect(&target, shard).await;
+        backoff.note(opened.is_ok());
+        let connection = opened?;
+        *lock(&lane.up) = Some(connection.clone());
+        Ok(connection)
+    }
+}
+
+impl Drop for BrickClient {
+    /// Without this the reading tasks would keep the connections open.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Lane {
+    fn open(&self) -> Option<Arc<Connection>> {
+        lock(&self.up).as_ref().filter(|c| !c.is_closed()).cloned()
+    }
+}
+
+impl Backoff {
+    fn note(&mut self, opened: bool) {
+        self.failures = if opened { 0 } else { (self.failures + 1).min(16) };
+        let wait = BACKOFF_MIN.saturating_mul(1 << self.failures).min(BACKOFF_MAX);
+        self.not_before = Some(Instant::now() + wait);
+    }
+}
+
+struct Outstanding<'a> {
+    client: &'a BrickClient,
+    bytes: u64,
+}
+
+impl<'a> Outstanding<'a> {
+    /// A small request counts too, so that many of them spread.
+    const BASE: u64 = 512;
+
+    fn add(client: &'a BrickClient, request: &Request) -> Self {
+        let bytes = request.payload.len() as u64 + request.reply_bytes + Self::BASE;
+        client.outstanding.fetch_add(bytes, Relaxed);
+        Self { client, bytes }
+    }
+}
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.client.outstanding.fetch_sub(self.bytes, Relaxed);
+    }
+}
