@@ -13,10 +13,12 @@
 //! Deliberately does not: know file operations. It sees keys, ranges, names and reply values
 //! of a caller's type. See `docs/replication.md` for the tables.
 
+pub mod lease;
 pub mod promise;
 pub mod restart;
 pub mod set;
 pub mod time;
+pub mod window;
 
 #[cfg(test)]
 mod testing;

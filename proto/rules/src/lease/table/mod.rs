@@ -1,0 +1,494 @@
+//! The lead's lease table: who holds what, who waits, whom to recall.
+//!
+//! Assumes: one table per set, at its lead; `settled` and `graced` are called when every
+//! in-sync member has answered; each ask's id is unique within its session.
+//!
+//! Promises: one exclusive holder or many shared ones; askers are served in order; a lease
+//! that ends by anything but its holder's return is settled before the key is granted again;
+//! whatever is granted is numbered higher than anything granted of that key before.
+//!
+//! Deliberately does not: renew beyond what it is told (`term`), or decide which leases an
+//! operation needs (the driver asks key by key, in (gfid, set) order).
+
+mod grace;
+mod pins;
+mod terms;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proto::{Epoch, Gfid, LeaseNumber, Refusal, SessionId, SlotId};
+
+use super::{Lease, LeaseKey, Mode};
+use crate::time::{CONTENDED_HOLD, CONTENDED_WITHIN, LEASE_TERM, Nanos, Tick, given};
+
+pub use grace::{Reclaim, Reclaimed, ReclaimedLease};
+pub use terms::{RenewAnswer, term};
+
+/// Askers waiting for one key; more are told to come again.
+const QUEUE_MAX: usize = 1024;
+/// Sessions known to one lead.
+const SESSIONS_MAX: usize = 65_536;
+
+/// A wish for a lease, along with a request or by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub session: SessionId,
+    /// Names the request that waits for the answer.
+    pub id: u64,
+    pub key: LeaseKey,
+    pub mode: Mode,
+    /// At once or not at all; never recalls anybody.
+    pub only_if_free: bool,
+}
+
+/// A lease that ended without its holder's return, and what must be settled before it is
+/// granted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SettleScope {
+    pub session: SessionId,
+    /// One revoked lease; `None`: everything of a dead session.
+    pub key: Option<LeaseKey>,
+}
+
+/// What the lead's driver does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseCommand {
+    /// Answer the ask. `pinned`: other sessions have the inode open.
+    Grant {
+        session: SessionId,
+        ask: u64,
+        lease: Lease,
+        pinned: bool,
+    },
+    Refuse {
+        session: SessionId,
+        ask: u64,
+        refusal: Refusal,
+    },
+    /// Push to the holder: give it back, or down to `keep`.
+    Recall {
+        session: SessionId,
+        lease: Lease,
+        keep: Mode,
+    },
+    /// Tell these numbers to every in-sync member, settle what they hold unsettled of the
+    /// scope, then call `settled(scope)`.
+    Settle {
+        scope: SettleScope,
+        raise: Vec<(LeaseKey, LeaseNumber)>,
+    },
+    /// Have every in-sync member note durably that this epoch's grace has ended, then call
+    /// `graced(epoch)`. Nothing is granted before.
+    NoteGraced {
+        epoch: Epoch,
+    },
+    /// The session is gone for good: members drop its window, these orphans may go.
+    Forget {
+        session: SessionId,
+        unpinned: Vec<Gfid>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Recalled {
+    at: Tick,
+    /// Set when a renewal leaves this lease out: when its last renewal runs out.
+    frozen_until: Option<Tick>,
+    /// The holder reports that it is writing back.
+    progress: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    mode: Mode,
+    number: LeaseNumber,
+    granted_at: Tick,
+    recalled: Option<Recalled>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Key {
+    holders: BTreeMap<SessionId, Holder>,
+    queue: VecDeque<Ask>,
+    /// Settles under way; the key is granted to nobody meanwhile.
+    settling: u32,
+    last_recall: Option<Tick>,
+    contended_until: Tick,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Session {
+    renewed_until: Tick,
+    heard: Tick,
+    keys: BTreeSet<LeaseKey>,
+    /// Revoked and not yet acknowledged: named in every renewal, so that a late renewal's
+    /// answer revives nothing at the client.
+    revoked: BTreeSet<LeaseKey>,
+    state: SessionState,
+    /// Keys whose settling waits for this session's death to be settled.
+    dying: Vec<LeaseKey>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SessionState {
+    #[default]
+    Alive,
+    Dying,
+    /// Its leases are gone; its pins stay until it is forgotten.
+    Dead,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// The unsettled changes of all sessions are being settled.
+    Settling {
+        awaiting: BTreeSet<SessionId>,
+    },
+    Grace {
+        until: Tick,
+        awaiting: BTreeSet<SessionId>,
+    },
+    /// Members are noting that the grace has ended.
+    Noting,
+    Serving,
+}
+
+/// The lead's memory of leases and open-file pins of one set.
+#[derive(Clone, Debug)]
+pub struct LeaseTable {
+    epoch: Epoch,
+    counter: u64,
+    flips: BTreeMap<SlotId, u64>,
+    phase: Phase,
+    last_graced: Epoch,
+    keys: BTreeMap<LeaseKey, Key>,
+    sessions: BTreeMap<SessionId, Session>,
+    pins: BTreeMap<Gfid, BTreeSet<SessionId>>,
+    recalled: BTreeSet<(LeaseKey, SessionId)>,
+    deferred: BTreeMap<LeaseKey, Tick>,
+    waiting: BTreeMap<(SessionId, u64), LeaseKey>,
+    /// Keys with a recall within `CONTENDED_WITHIN`, oldest first.
+    recent: VecDeque<(Tick, LeaseKey)>,
+}
+
+impl LeaseTable {
+    /// A new epoch under the same lead: everything stays, new numbers start from it. The
+    /// driver has every member note it as graced before the next grant may matter.
+    pub fn on_epoch(&mut self, epoch: Epoch) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+        }
+    }
+
+    /// A slot came to this set at that log index: its keys' numbers start there (trap 58).
+    pub fn slot_flipped(&mut self, slot: SlotId, index: u64) {
+        self.flips.insert(slot, index);
+    }
+
+    /// A session said hello (again) with a valid ticket.
+    ///
+    /// # Errors
+    /// `Busy` while its death is being settled, or with too many sessions.
+    pub fn hello(&mut self, now: Tick, session: SessionId) -> Result<(), Refusal> {
+        let full = self.sessions.len() >= SESSIONS_MAX;
+        match self.sessions.get_mut(&session) {
+            Some(known) if known.state == SessionState::Dying => return Err(Refusal::Busy),
+            Some(known) if known.state == SessionState::Dead => {
+                known.state = SessionState::Alive;
+                known.revoked.clear();
+            }
+            Some(_) => {}
+            None if full => return Err(Refusal::Busy),
+            None => {
+                self.sessions.insert(session, Session::default());
+            }
+        }
+        self.heard(now, session, LEASE_TERM);
+        Ok(())
+    }
+
+    /// Whether members may serve this session (trap 15: only those named by the lead).
+    pub fn knows(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| s.state == SessionState::Alive)
+    }
+
+    pub fn serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving)
+    }
+
+    /// Asks for a lease. The answer may come with a later event.
+    pub fn ask(&mut self, now: Tick, ask: Ask) -> Vec<LeaseCommand> {
+        let refuse =
+            |refusal| vec![LeaseCommand::Refuse { session: ask.session, ask: ask.id, refusal }];
+        if !self.serving() {
+            return refuse(Refusal::Grace);
+        }
+        let Some(session) = self.sessions.get_mut(&ask.session) else {
+            return refuse(Refusal::UnknownSession);
+        };
+        if session.state != SessionState::Alive {
+            return refuse(Refusal::UnknownSession);
+        }
+        // Asking anew, the session knows that a revoked lease is gone.
+        session.revoked.remove(&ask.key);
+        let key = self.keys.entry(ask.key).or_default();
+        if key.queue.len() >= QUEUE_MAX || (ask.only_if_free && !key.free_for(&ask)) {
+            self.tidy(ask.key);
+            return refuse(Refusal::Busy);
+        }
+        key.queue.push_back(ask);
+        self.waiting.insert((ask.session, ask.id), ask.key);
+        let mut commands = Vec::new();
+        self.pump(now, ask.key, &mut commands);
+        commands
+    }
+
+    /// The asker gave up (timeout, connection gone). A grant already sent stays.
+    pub fn cancel(&mut self, now: Tick, session: SessionId, id: u64) -> Vec<LeaseCommand> {
+        let mut commands = Vec::new();
+        self.unqueue(session, id).into_iter().for_each(|key| self.pump(now, key, &mut commands));
+        commands
+    }
+
+    fn unqueue(&mut self, session: SessionId, id: u64) -> Option<LeaseKey> {
+        let key = self.waiting.remove(&(session, id))?;
+        let entry = self.keys.get_mut(&key)?;
+        entry.queue.retain(|a| (a.session, a.id) != (session, id));
+        Some(key)
+    }
+
+    /// The holder gave a lease back, or down to `Shared`. `open`: it has the inode open.
+    pub fn on_return(
+        &mut self,
+        now: Tick,
+        session: SessionId,
+        returned: Lease,
+        keep: Mode,
+        open: bool,
+    ) -> Vec<LeaseCommand> {
+        let mut commands = Vec::new();
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.revoked.remove(&returned.key);
+        }
+        if open && self.sessions.contains_key(&session) {
+            self.pin(session, returned.key.gfid());
+        }
+        let Some(key) = self.keys.get_mut(&returned.key) else { return commands };
+        // A return overtaken by a later grant names an older number.
+        let Some(holder) = key.holders.get_mut(&session) else { return commands };
+        if holder.number != returned.number {
+            return commands;
+        }
+        if keep == Mode::Shared && holder.mode == Mode::Exclusive {
+            holder.mode = Mode::Shared;
+            holder.recalled = None;
+        } else if keep == Mode::None {
+            key.holders.remove(&session);
+            self.drop_key_of(session, returned.key);
+        } else {
+            return commands;
+        }
+        self.recalled.remove(&(returned.key, session));
+        self.pump(now, returned.key, &mut commands);
+        commands
+    }
+
+    /// A change under the part's lease created an inode: its creator holds it exclusively
+    /// under the part's number.
+    pub fn created(&mut self, now: Tick, session: SessionId, gfid: Gfid, number: LeaseNumber) {
+        let lease = Lease { key: LeaseKey::Inode(gfid), mode: Mode::Exclusive, number };
+        if self.keys.get(&lease.key).is_none_or(|k| k.holders.is_empty()) {
+            self.hold(now, session, lease);
+        }
+    }
+
+    /// Whether the session holds this exclusive lease: asked at the lead for each change, and
+    /// by members that forgot a number.
+    pub fn permits(&self, session: SessionId, key: LeaseKey, number: LeaseNumber) -> bool {
+        self.holder(session, key).is_some_and(|h| h.mode == Mode::Exclusive && h.number == number)
+    }
+
+    /// The lease that a session holds of a key, for replies to re-sent requests.
+    pub fn held(&self, session: SessionId, key: LeaseKey) -> Option<Lease> {
+        self.holder(session, key).map(|h| Lease { key, mode: h.mode, number: h.number })
+    }
+
+    /// Everything that needed settling in this scope is equal on all members.
+    pub fn settled(&mut self, now: Tick, scope: SettleScope) -> Vec<LeaseCommand> {
+        let mut commands = Vec::new();
+        let keys = match scope.key {
+            Some(key) => vec![key],
+            None => {
+                let Some(session) = self.sessions.get_mut(&scope.session) else {
+                    return commands;
+                };
+                if session.state == SessionState::Dying {
+                    session.state = SessionState::Dead;
+                }
+                std::mem::take(&mut session.dying)
+            }
+        };
+        for key in keys {
+            if let Some(entry) = self.keys.get_mut(&key) {
+                entry.settling = entry.settling.saturating_sub(1);
+            }
+            self.pump(now, key, &mut commands);
+        }
+        commands
+    }
+
+    fn holder(&self, session: SessionId, key: LeaseKey) -> Option<&Holder> {
+        self.keys.get(&key)?.holders.get(&session)
+    }
+
+    /// Grants to the askers at the head of the queue, or recalls who stands in their way.
+    fn pump(&mut self, now: Tick, key: LeaseKey, commands: &mut Vec<LeaseCommand>) {
+        while let Some(entry) = self.keys.get(&key)
+            && let Some(ask) = entry.queue.front().copied()
+        {
+            let own_recalled =
+                entry.holders.get(&ask.session).is_some_and(|h| h.recalled.is_some());
+            // A holder that is giving its lease back is asked again only afterwards, so that
+            // its return cannot end the new grant.
+            if entry.settling > 0 || own_recalled {
+                break;
+            }
+            if entry.free_for(&ask) {
+                self.grant(now, ask, commands);
+            } else {
+                self.recall_for(now, ask, commands);
+                break;
+            }
+        }
+        self.tidy(key);
+    }
+
+    fn grant(&mut self, now: Tick, ask: Ask, commands: &mut Vec<LeaseCommand>) {
+        if let Some(entry) = self.keys.get_mut(&ask.key) {
+            entry.queue.pop_front();
+        }
+        self.waiting.remove(&(ask.session, ask.id));
+        let lease = match self.held(ask.session, ask.key) {
+            Some(held) if held.mode >= ask.mode => held,
+            _ => {
+                let number = self.next_number(ask.key);
+                let lease = Lease { key: ask.key, mode: ask.mode, number };
+                self.hold(now, ask.session, lease);
+                lease
+            }
+        };
+        let pinned = self.pinned(ask.key.gfid(), Some(ask.session));
+        let (session, ask) = (ask.session, ask.id);
+        commands.push(LeaseCommand::Grant { session, ask, lease, pinned });
+    }
+
+    fn hold(&mut self, now: Tick, session: SessionId, lease: Lease) {
+        let Lease { key, mode, number } = lease;
+        let holder = Holder { mode, number, granted_at: now, recalled: None };
+        self.keys.entry(key).or_default().holders.insert(session, holder);
+        self.sessions.entry(session).or_default().keys.insert(key);
+    }
+
+    fn recall_for(&mut self, now: Tick, ask: Ask, commands: &mut Vec<LeaseCommand>) {
+        let Some(entry) = self.keys.get_mut(&ask.key) else { return };
+        let keep = if ask.mode == Mode::Shared { Mode::Shared } else { Mode::None };
+        let hold_until = entry.hold_until(now, &ask);
+        if now < hold_until {
+            self.deferred.insert(ask.key, hold_until);
+            return;
+        }
+        let mut exclusive = false;
+        for (session, holder) in &mut entry.holders {
+            let stands = stands_in_way(*session, holder, &ask);
+            if !stands || holder.recalled.is_some() {
+                continue;
+            }
+            holder.recalled = Some(Recalled { at: now, frozen_until: None, progress: false });
+            exclusive |= holder.mode == Mode::Exclusive;
+            let lease = Lease { key: ask.key, mode: holder.mode, number: holder.number };
+            commands.push(LeaseCommand::Recall { session: *session, lease, keep });
+            self.recalled.insert((ask.key, *session));
+        }
+        if exclusive {
+            if entry.last_recall.is_some_and(|last| now.since(last) < CONTENDED_WITHIN) {
+                entry.contended_until = now.after(CONTENDED_WITHIN);
+            }
+            entry.last_recall = Some(now);
+            self.recent.push_back((now, ask.key));
+        }
+    }
+
+    /// Whether this key's exclusive lease is bouncing between sessions.
+    pub fn contended(&self, now: Tick, key: LeaseKey) -> bool {
+        self.keys.get(&key).is_some_and(|k| now < k.contended_until)
+    }
+
+    fn next_number(&mut self, key: LeaseKey) -> LeaseNumber {
+        self.counter += 1;
+        let flip = self.flips.get(&key.gfid().slot()).copied().unwrap_or(0);
+        LeaseNumber { base: self.epoch.0.max(flip), counter: self.counter }
+    }
+
+    fn drop_key_of(&mut self, session: SessionId, key: LeaseKey) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.keys.remove(&key);
+        }
+    }
+
+    /// Recalls longer ago than `CONTENDED_WITHIN` are forgotten.
+    fn forget_recalls(&mut self, now: Tick) {
+        while let Some((at, key)) = self.recent.front().copied()
+            && now.since(at) >= CONTENDED_WITHIN
+        {
+            self.recent.pop_front();
+            if let Some(entry) = self.keys.get_mut(&key)
+                && entry.last_recall == Some(at)
+            {
+                entry.last_recall = None;
+            }
+            self.tidy(key);
+        }
+    }
+
+    /// Forgets a key about which there is nothing to remember.
+    fn tidy(&mut self, key: LeaseKey) {
+        let idle = |k: &Key| {
+            // A recently recalled key is remembered, to see that it is contended.
+            k.holders.is_empty() && k.queue.is_empty() && k.settling == 0 && k.last_recall.is_none()
+        };
+        if self.keys.get(&key).is_some_and(idle) {
+            self.keys.remove(&key);
+        }
+    }
+
+    fn heard(&mut self, now: Tick, session: SessionId, term: Nanos) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.heard = now;
+            session.renewed_until = session.renewed_until.max(now.after(given(term)));
+        }
+    }
+}
+
+impl Key {
+    fn free_for(&self, ask: &Ask) -> bool {
+        self.settling == 0
+            && !self.holders.iter().any(|(session, h)| stands_in_way(*session, h, ask))
+    }
+
+    /// A contended key stays for a moment with whoever got it last.
+    fn hold_until(&self, now: Tick, ask: &Ask) -> Tick {
+        if now >= self.contended_until {
+            return Tick::ZERO;
+        }
+        let holders = self.holders.iter().filter(|(s, h)| stands_in_way(**s, h, ask));
+        holders.map(|(_, h)| h.granted_at.after(CONTENDED_HOLD)).max().unwrap_or(Tick::ZERO)
+    }
+}
+
+fn stands_in_way(session: SessionId, holder: &Holder, ask: &Ask) -> bool {
+    session != ask.session && (ask.mode == Mode::Exclusive || holder.mode == Mode::Exclusive)
+}
+
+#[cfg(test)]
+#[path = "../table_test.rs"]
+mod tests;

@@ -1,0 +1,434 @@
+use super::*;
+use crate::lease::numbers::Numbers;
+use crate::testing::gfid;
+use crate::time::{GRACE, MS, RECALL_OVERDUE, SESSION_FORGET};
+
+const W: SessionId = SessionId(1);
+const M: SessionId = SessionId(2);
+const N: SessionId = SessionId(3);
+
+fn key(n: u8) -> LeaseKey {
+    LeaseKey::Inode(gfid(n))
+}
+
+fn at(ms: u64) -> Tick {
+    Tick(1_000_000 * MS).after(ms * MS)
+}
+
+fn serving(epoch: u64) -> LeaseTable {
+    let mut table = LeaseTable::new_lead(Epoch(epoch), Epoch(0), []);
+    let commands = table.lists_settled(at(0));
+    assert_eq!(commands, [LeaseCommand::NoteGraced { epoch: Epoch(epoch) }]);
+    table.graced(Epoch(epoch));
+    for session in [W, M, N] {
+        table.hello(at(0), session).expect("a new session");
+    }
+    table
+}
+
+fn wish(session: SessionId, id: u64, n: u8, mode: Mode) -> Ask {
+    Ask { session, id, key: key(n), mode, only_if_free: false }
+}
+
+fn granted(commands: &[LeaseCommand]) -> Vec<(SessionId, Lease)> {
+    let grant = |c: &LeaseCommand| match c {
+        LeaseCommand::Grant { session, lease, .. } => Some((*session, *lease)),
+        _ => None,
+    };
+    commands.iter().filter_map(grant).collect()
+}
+
+fn one_grant(commands: &[LeaseCommand]) -> Lease {
+    let grants = granted(commands);
+    assert_eq!(grants.len(), 1, "{commands:?}");
+    grants[0].1
+}
+
+fn recalls(commands: &[LeaseCommand]) -> Vec<(SessionId, Mode)> {
+    let recall = |c: &LeaseCommand| match c {
+        LeaseCommand::Recall { session, keep, .. } => Some((*session, *keep)),
+        _ => None,
+    };
+    commands.iter().filter_map(recall).collect()
+}
+
+fn take(table: &mut LeaseTable, ms: u64, session: SessionId, n: u8, mode: Mode) -> Lease {
+    one_grant(&table.ask(at(ms), wish(session, ms, n, mode)))
+}
+
+/// Renews W (and the others) every 300 ms; returns all commands with their times.
+fn live(table: &mut LeaseTable, from: u64, to: u64, who: &[SessionId]) -> Vec<(u64, LeaseCommand)> {
+    let mut commands = Vec::new();
+    for ms in (from..to).step_by(100) {
+        if ms % 300 == 0 {
+            for session in who {
+                let _ = table.renew(at(ms), *session, LEASE_TERM, &[]);
+            }
+        }
+        commands.extend(table.tick(at(ms)).into_iter().map(|c| (ms, c)));
+    }
+    commands
+}
+
+#[test]
+fn many_readers_or_one_writer() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Shared);
+    take(&mut table, 1, M, 1, Mode::Shared);
+    let commands = table.ask(at(2), wish(N, 2, 1, Mode::Exclusive));
+    assert_eq!(recalls(&commands), [(W, Mode::None), (M, Mode::None)]);
+    let w = table.held(W, key(1)).expect("still held");
+    let m = table.held(M, key(1)).expect("still held");
+    assert!(table.on_return(at(3), W, w, Mode::None, false).is_empty());
+    let commands = table.on_return(at(4), M, m, Mode::None, false);
+    let lease = one_grant(&commands);
+    assert_eq!(lease.mode, Mode::Exclusive);
+    assert!(lease.number > m.number && m.number > w.number);
+    // A reader makes the writer keep a shared lease.
+    let commands = table.ask(at(5), wish(W, 5, 1, Mode::Shared));
+    assert_eq!(recalls(&commands), [(N, Mode::Shared)]);
+    let commands = table.on_return(at(6), N, lease, Mode::Shared, false);
+    assert_eq!(granted(&commands).len(), 1);
+    assert!(!table.permits(N, key(1), lease.number));
+    assert_eq!(table.held(N, key(1)).map(|l| l.mode), Some(Mode::Shared));
+}
+
+#[test]
+fn askers_are_served_in_order_and_no_reader_overtakes_a_writer() {
+    let mut table = serving(5);
+    let w = take(&mut table, 0, W, 1, Mode::Shared);
+    assert_eq!(recalls(&table.ask(at(1), wish(M, 1, 1, Mode::Exclusive))).len(), 1);
+    assert!(table.ask(at(2), wish(N, 2, 1, Mode::Shared)).is_empty(), "waits behind M");
+    let m = one_grant(&table.on_return(at(3), W, w, Mode::None, false));
+    assert_eq!(table.held(M, key(1)), Some(m));
+    assert_eq!(recalls(&table.tick(at(20))), [], "N's recall went out at once");
+    let commands = table.on_return(at(21), M, m, Mode::Shared, false);
+    assert_eq!(granted(&commands)[0].0, N);
+}
+
+#[test]
+fn a_wish_for_a_free_lease_recalls_nobody() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    let ask = Ask { only_if_free: true, ..wish(M, 1, 1, Mode::Shared) };
+    let refused = LeaseCommand::Refuse { session: M, ask: 1, refusal: Refusal::Busy };
+    assert_eq!(table.ask(at(1), ask), [refused]);
+    let free = Ask { key: key(2), ..ask };
+    assert_eq!(granted(&table.ask(at(1), free)).len(), 1);
+}
+
+#[test]
+fn a_return_overtaken_by_a_later_grant_ends_nothing() {
+    let mut table = serving(5);
+    let old = take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.on_return(at(1), W, old, Mode::None, false);
+    let new = take(&mut table, 2, W, 1, Mode::Exclusive);
+    assert!(new.number > old.number);
+    table.on_return(at(3), W, old, Mode::None, false);
+    assert_eq!(table.held(W, key(1)), Some(new));
+    // Asked while its recall is under way, the holder waits for its own return.
+    table.ask(at(4), wish(M, 4, 1, Mode::Exclusive));
+    assert!(table.ask(at(5), wish(W, 5, 1, Mode::Exclusive)).is_empty());
+    let commands = table.on_return(at(6), W, new, Mode::None, false);
+    assert_eq!(granted(&commands)[0].0, M);
+}
+
+/// Trap 22: the holder's heartbeat lives, its recall handler is wedged. Its lease is revoked
+/// once its last renewal has run out, the session stays, and nothing is granted before what it
+/// left is settled (trap 48).
+#[test]
+fn an_overdue_lease_is_not_renewed_and_revoked_when_it_ran_out() {
+    let mut table = serving(5);
+    let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
+    let other = take(&mut table, 0, W, 2, Mode::Exclusive);
+    assert_eq!(recalls(&table.ask(at(100), wish(M, 1, 1, Mode::Exclusive))).len(), 1);
+    let commands = live(&mut table, 300, 4000, &[W, M, N]);
+    let (ms, settle) = &commands[0];
+    // Renewed at 300; overdue from 600 on; its last term counted by the lead ends at 1875.
+    let scope = SettleScope { session: W, key: Some(key(1)) };
+    let LeaseCommand::Settle { scope: s, raise } = settle else { panic!("{settle:?}") };
+    assert_eq!((*s, *ms), (scope, 1900));
+    assert!(raise[0].1 > lease.number, "late frames die by the new number");
+    assert_eq!(commands.len(), 1, "granted to nobody before it is settled");
+    assert!(table.knows(W));
+    assert!(table.permits(W, key(2), other.number), "only the lease goes, never the session");
+    assert!(table.pinned(gfid(1), None), "it did not say whether the file is open");
+    let answer = table.renew(at(4000), W, LEASE_TERM, &[]).expect("alive");
+    assert_eq!(answer.overdue, [key(1)], "named until it knows");
+    let commands = table.settled(at(4001), scope);
+    assert_eq!(granted(&commands)[0].0, M);
+    table.on_return(at(4002), W, lease, Mode::None, false);
+    let answer = table.renew(at(4003), W, LEASE_TERM, &[]).expect("alive");
+    assert!(answer.overdue.is_empty());
+    assert!(table.held(M, key(1)).is_some(), "a revoked holder's return ends nothing");
+}
+
+#[test]
+fn a_holder_that_writes_back_has_five_seconds() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.ask(at(100), wish(M, 1, 1, Mode::Exclusive));
+    let mut revoked = None;
+    for ms in (300..9000).step_by(300) {
+        let _ = table.renew(at(ms), W, LEASE_TERM, &[key(1)]);
+        let _ = table.renew(at(ms), M, LEASE_TERM, &[]);
+        let _ = table.renew(at(ms), N, LEASE_TERM, &[]);
+        if !table.tick(at(ms)).is_empty() {
+            revoked.get_or_insert(ms);
+        }
+    }
+    let revoked = revoked.expect("not for ever");
+    assert!((5100..7200).contains(&revoked), "{revoked}");
+}
+
+/// Trap 23: the lead's lease ends, by a slow client's clock too, before its promises do.
+#[test]
+fn a_lead_never_renews_beyond_its_promises() {
+    assert_eq!(term(at(0), at(10_000)), LEASE_TERM);
+    for rest in [1u64, 10, 300, 1499, 1500, 1574] {
+        assert!(given(term(at(0), at(rest))) <= rest * MS);
+    }
+    assert_eq!(term(at(5), at(5)), 0);
+    assert_eq!(term(at(5), Tick::ZERO), 0);
+    let mut table = serving(5);
+    assert_eq!(table.renew(at(0), W, 0, &[]), Err(Refusal::NotServing));
+}
+
+#[test]
+fn a_silent_session_loses_its_leases_after_a_term_and_its_pins_after_30_s() {
+    let mut table = serving(5);
+    let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
+    take(&mut table, 0, W, 2, Mode::Shared);
+    table.pin(W, gfid(9));
+    table.pin(M, gfid(8));
+    table.ask(at(0), wish(M, 1, 1, Mode::Exclusive));
+    let commands = live(&mut table, 300, 3000, &[M, N]);
+    let (ms, LeaseCommand::Settle { scope, raise }) = &commands[0] else { panic!() };
+    assert_eq!((*ms, scope.key, scope.session), (1600, None, W));
+    assert_eq!(raise.len(), 1, "only exclusive leases can have left changes");
+    assert!(raise[0].1 > lease.number);
+    assert_eq!(commands.len(), 1);
+    assert_eq!(table.hello(at(3000), W), Err(Refusal::Busy), "its death is being settled");
+    let commands = table.settled(at(3000), *scope);
+    assert_eq!(granted(&commands)[0].0, M);
+    assert_eq!(table.renew(at(3100), W, LEASE_TERM, &[]), Err(Refusal::UnknownSession));
+    assert!(table.pinned(gfid(9), None));
+    let commands = live(&mut table, 3300, 31_000, &[M, N]);
+    let forget = LeaseCommand::Forget { session: W, unpinned: vec![gfid(9)] };
+    assert_eq!(commands, [(SESSION_FORGET / MS + 100, forget)]);
+    assert!(table.pinned(gfid(8), None));
+}
+
+#[test]
+fn a_dead_session_that_says_hello_again_has_no_leases_and_keeps_its_pins() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.pin(W, gfid(9));
+    let commands = live(&mut table, 300, 3000, &[M, N]);
+    let LeaseCommand::Settle { scope, .. } = &commands[0].1 else { panic!() };
+    table.settled(at(3000), *scope);
+    assert!(!table.knows(W));
+    table.hello(at(3001), W).expect("settled");
+    assert!(table.knows(W));
+    assert_eq!(table.held(W, key(1)), None);
+    assert!(table.pinned(gfid(9), Some(M)));
+}
+
+#[test]
+fn a_dead_askers_place_in_the_queue_goes() {
+    let mut table = serving(5);
+    let w = take(&mut table, 0, W, 1, Mode::Shared);
+    table.ask(at(0), wish(M, 1, 1, Mode::Exclusive));
+    table.ask(at(0), wish(N, 1, 1, Mode::Shared));
+    table.cancel(at(1), M, 1);
+    assert!(table.held(N, key(1)).is_some(), "the writer gave up: the reader goes on");
+    let commands = table.on_return(at(2), W, w, Mode::None, false);
+    assert!(commands.is_empty());
+}
+
+/// Trap 28 (first half): a bouncing key stays at least 10 ms with each holder.
+#[test]
+fn a_contended_key_is_held_for_a_moment() {
+    let mut table = serving(5);
+    let mut lease = take(&mut table, 0, W, 1, Mode::Exclusive);
+    let mut holder = W;
+    for (n, next) in [M, W, M].into_iter().enumerate() {
+        let ms = 100 + n as u64;
+        let mut commands = table.ask(at(ms), wish(next, ms, 1, Mode::Exclusive));
+        if commands.is_empty() {
+            assert!(table.contended(at(ms), key(1)));
+            assert!(table.tick(at(ms + 2)).is_empty());
+            commands = table.tick(at(ms + 11));
+        }
+        assert_eq!(recalls(&commands), [(holder, Mode::None)]);
+        lease = one_grant(&table.on_return(at(ms), holder, lease, Mode::None, false));
+        holder = next;
+    }
+    assert!(!table.contended(at(9000), key(1)));
+}
+
+/// Trap 58: a slot from a set at epoch 90 comes to one at epoch 3.
+#[test]
+fn numbers_start_from_the_later_of_epoch_and_flip() {
+    let mut table = serving(3);
+    table.slot_flipped(gfid(1).slot(), 95);
+    let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
+    assert!(lease.number > LeaseNumber { base: 90, counter: 1000 });
+    table.on_epoch(Epoch(120));
+    let next = take(&mut table, 1, W, 2, Mode::Exclusive);
+    assert_eq!(next.number.base, 120);
+    assert!(table.permits(W, key(1), lease.number), "same lead: the table carries over");
+}
+
+#[test]
+fn a_created_inode_is_held_under_its_parts_number() {
+    let mut table = serving(5);
+    let part = LeaseKey::Part(gfid(1));
+    let ask = Ask { key: part, ..wish(W, 0, 1, Mode::Exclusive) };
+    let part = one_grant(&table.ask(at(0), ask));
+    table.created(at(1), W, gfid(2), part.number);
+    assert!(table.permits(W, key(2), part.number));
+    let commands = table.ask(at(2), wish(M, 2, 2, Mode::Shared));
+    assert_eq!(recalls(&commands), [(W, Mode::Shared)]);
+}
+
+#[test]
+fn an_open_inode_is_pinned_when_its_lease_goes_back() {
+    let mut table = serving(5);
+    let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.ask(at(1), wish(M, 1, 1, Mode::Exclusive));
+    let commands = table.on_return(at(2), W, lease, Mode::None, true);
+    assert!(matches!(commands[0], LeaseCommand::Grant { pinned: true, .. }));
+    assert!(!table.pinned(gfid(1), Some(W)), "its own open file does not count for W");
+    assert!(table.unpin(W, gfid(1)), "the last one: an orphan may go");
+    assert!(!table.pinned(gfid(1), None));
+}
+
+fn claim(session: SessionId, n: u8, base: u64, last: u64) -> Reclaim {
+    let number = LeaseNumber { base, counter: 1 };
+    let lease = ReclaimedLease { key: key(n), number, last_renewed_epoch: Epoch(last) };
+    Reclaim { session, leases: vec![lease], pins: vec![], last: true }
+}
+
+fn new_lead(epoch: u64, graced: u64, sessions: &[SessionId]) -> LeaseTable {
+    let mut table = LeaseTable::new_lead(Epoch(epoch), Epoch(graced), sessions.iter().copied());
+    assert!(table.lists_settled(at(0)).is_empty());
+    table
+}
+
+/// Trap 24: nothing is granted before a new lead's grace has ended and is noted everywhere.
+#[test]
+fn asks_wait_for_the_grace_to_end_and_to_be_noted() {
+    let mut table = new_lead(6, 5, &[W, M]);
+    let refused = |table: &mut LeaseTable, ms| {
+        let commands = table.ask(at(ms), wish(M, ms, 1, Mode::Shared));
+        commands == [LeaseCommand::Refuse { session: M, ask: ms, refusal: Refusal::Grace }]
+    };
+    assert!(refused(&mut table, 1));
+    assert!(table.tick(at(GRACE / MS - 1)).is_empty());
+    let note = LeaseCommand::NoteGraced { epoch: Epoch(6) };
+    assert_eq!(table.tick(at(GRACE / MS)), [note]);
+    assert!(refused(&mut table, 501), "members may not have noted it yet");
+    table.graced(Epoch(6));
+    assert_eq!(granted(&table.ask(at(502), wish(M, 9, 1, Mode::Shared))).len(), 1);
+}
+
+#[test]
+fn the_grace_ends_early_when_all_known_sessions_have_reclaimed() {
+    let mut table = new_lead(6, 5, &[W, M]);
+    let numbers = Numbers::default();
+    let (result, commands) =
+        table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers).expect("in the grace");
+    assert_eq!(result.granted[0].number.base, 6, "reclaimed under a new number");
+    assert!(commands.is_empty());
+    let (_, commands) = table.reclaim(at(2), &claim(M, 2, 5, 5), &numbers).expect("in grace");
+    assert_eq!(commands, [LeaseCommand::NoteGraced { epoch: Epoch(6) }]);
+    let late = table.reclaim(at(3), &claim(N, 3, 5, 5), &numbers);
+    assert_eq!(late, Err(Refusal::StaleLease));
+}
+
+/// Trap 4: no reclaim before the unsettled changes are equal everywhere, since its holder
+/// sends changes at once.
+#[test]
+fn no_reclaim_before_the_lists_are_settled() {
+    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), [W]);
+    let numbers = Numbers::default();
+    assert_eq!(table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers), Err(Refusal::Busy));
+    table.lists_settled(at(2));
+    assert!(table.reclaim(at(3), &claim(W, 1, 5, 5), &numbers).is_ok());
+}
+
+/// Trap 16: W1 held g in E, was away through E+1 where W2 changed it; E+1's grace had ended.
+#[test]
+fn a_lease_of_an_epoch_before_the_last_graced_one_is_not_reclaimed() {
+    let mut table = new_lead(7, 6, &[W, M]);
+    let numbers = Numbers::default();
+    let (result, _) = table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers).expect("in grace");
+    assert_eq!((result.granted.len(), result.refused), (0, vec![key(1)]));
+    let (result, _) = table.reclaim(at(1), &claim(M, 1, 6, 6), &numbers).expect("in grace");
+    assert_eq!(result.granted.len(), 1);
+}
+
+/// Trap 16: a lease that was revoked in its epoch is known by its higher number.
+#[test]
+fn a_revoked_lease_is_not_reclaimed() {
+    let mut table = new_lead(6, 5, &[W]);
+    let mut numbers = Numbers::default();
+    numbers.raise(key(1), LeaseNumber { base: 5, counter: 2 });
+    numbers.new_lead(Epoch(6));
+    let (result, _) = table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers).expect("in grace");
+    assert_eq!(result.refused, [key(1)]);
+}
+
+/// Trap 59: two epochs within 200 ms; the one between never ended its grace.
+#[test]
+fn an_epoch_whose_grace_did_not_end_does_not_count() {
+    let numbers = Numbers::default();
+    // E=5 was graced, E=6 was not: leases renewed in 5, or reclaimed in 6, both stand in 7.
+    for last in [5, 6] {
+        let mut table = new_lead(7, 5, &[W]);
+        let (result, _) = table.reclaim(at(1), &claim(W, 1, 5, last), &numbers).expect("in grace");
+        assert_eq!(result.granted.len(), 1, "last renewed in {last}");
+    }
+}
+
+#[test]
+fn two_claims_of_one_lease_give_one_holder() {
+    let mut table = new_lead(6, 5, &[W, M]);
+    let numbers = Numbers::default();
+    table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers).expect("in the grace");
+    let (result, _) = table.reclaim(at(2), &claim(M, 1, 5, 5), &numbers).expect("in grace");
+    assert_eq!(result.refused, [key(1)]);
+}
+
+#[test]
+fn a_session_that_never_reclaims_dies_after_the_grace() {
+    let mut table = new_lead(6, 5, &[W]);
+    table.tick(at(500));
+    table.graced(Epoch(6));
+    assert!(table.knows(W));
+    let commands = table.tick(at(500 + 1576));
+    assert!(matches!(&commands[0], LeaseCommand::Settle { scope, .. } if scope.session == W));
+}
+
+#[test]
+fn the_next_wake_is_never_after_something_is_due() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.ask(at(100), wish(M, 1, 1, Mode::Exclusive));
+    let mut now = at(100);
+    let mut fired = Vec::new();
+    for _ in 0..20 {
+        let _ = table.renew(now, M, LEASE_TERM, &[]);
+        let _ = table.renew(now, N, LEASE_TERM, &[]);
+        let wake = table.next_wake().expect("a recall and sessions are pending");
+        assert!(wake > now);
+        now = wake;
+        fired.extend(table.tick(now));
+        if !fired.is_empty() {
+            break;
+        }
+    }
+    assert!(matches!(fired[0], LeaseCommand::Settle { .. }), "{fired:?}");
+    assert!(now.since(at(100)) >= RECALL_OVERDUE && now < at(1600));
+}
