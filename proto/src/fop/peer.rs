@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::XattrMsg;
+use super::{Under, XattrMsg};
 use crate::attr::Attr;
 use crate::ids::Gfid;
 
@@ -189,7 +189,9 @@ pub struct PeerRead {
     pub len: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+/// The member first remembers the numbers in `raise`, so that nothing older is executed after
+/// the list was made; it answers Busy while a change in question is still being executed.
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Unsettled {
     /// Of one session; 0: of all.
     #[prost(fixed64, tag = "1")]
@@ -197,6 +199,9 @@ pub struct Unsettled {
     /// Of one inode; NIL: of all.
     #[prost(message, required, tag = "2")]
     pub gfid: Gfid,
+    /// New numbers of the leases that have ended.
+    #[prost(message, repeated, tag = "3")]
+    pub raise: Vec<Under>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -206,6 +211,9 @@ pub struct UnsettledList {
     /// Sessions that this member has heard from since it started.
     #[prost(fixed64, repeated, tag = "2")]
     pub sessions: Vec<u64>,
+    /// The greatest epoch that this member noted as graced.
+    #[prost(uint64, tag = "3")]
+    pub graced: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -233,11 +241,26 @@ pub struct TouchMsg {
     pub end: u64,
 }
 
+/// What the lead tells the members after a settle or a grace.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ClearWindows {
-    /// Sessions whose windows are cleared; empty: all.
+    /// Sessions that are gone for good: their windows are dropped whole.
     #[prost(fixed64, repeated, tag = "1")]
     pub sessions: Vec<u64>,
+    /// Changes that are equal on all members now.
+    #[prost(message, repeated, tag = "2")]
+    pub settled: Vec<SettledSeq>,
+    /// The epoch whose grace has ended, noted durably; 0: none.
+    #[prost(uint64, tag = "3")]
+    pub graced: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct SettledSeq {
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
