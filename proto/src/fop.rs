@@ -171,6 +171,8 @@ fops! {
     109 PauseForJoin(PauseForJoin) -> HandOver, Peer;
     110 TakeOver(TakeOver) -> Done, Peer;
     111 PeerRead(PeerRead) -> Read, Peer;
+    /// A member asks the lead about a session and leases that it does not remember.
+    112 Vouch(Vouch) -> Done, Peer;
 }
 
 /// An operation on its way down the layers (and, on a brick, into the store).

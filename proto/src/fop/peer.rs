@@ -263,6 +263,16 @@ pub struct SettledSeq {
     pub seq: u64,
 }
 
+/// Done: the lead knows the session, and it holds these exclusive leases. Else UnknownSession
+/// or StaleLease.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Vouch {
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub under: Vec<Under>,
+}
+
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct MarkStale {
     #[prost(message, required, tag = "1")]
