@@ -1,0 +1,26 @@
+//! Test harness: real daemons, real mounts, real faults.
+//!
+//! What the pieces are for:
+//! - [`scratch`], [`xfs`], [`netns`]: a place for one run, that disappears with it;
+//! - [`node`], [`cluster`], [`mount`]: the three programs, started, killed, stopped, mounted;
+//! - [`load`], [`tree`]: what was written, and whether every copy has it;
+//! - [`watchdog`]: whether this machine was able to keep time while a test measured pauses;
+//! - [`need`]: what the machine must offer, and the loud skip when it does not.
+//!
+//! Assumes root for everything that mounts; promises that a run leaves nothing behind, also
+//! after a panic (and that the next run removes what a killed one left).
+
+pub mod cluster;
+pub mod load;
+pub mod material;
+pub mod mount;
+pub mod need;
+pub mod netns;
+pub mod node;
+pub mod scratch;
+pub mod sys;
+pub mod tidy;
+pub mod tree;
+pub mod volume;
+pub mod watchdog;
+pub mod xfs;

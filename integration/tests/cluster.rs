@@ -1,0 +1,223 @@
+//! A pool on this machine: what it says, what it refuses, and what a stranger can do to it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::cluster::{Cluster, Spec};
+use integration::mount::Mount;
+use integration::need::{self, Need};
+use integration::node::Node;
+
+const NEEDS: &[Need] = &[Need::Root, Need::Xfs];
+const MOUNT_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
+
+fn test(name: &str, needs: &[Need], body: impl FnOnce() -> Result<()>) {
+    if need::all(name, needs) {
+        body().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+#[test]
+fn three_peers_form_a_pool_and_say_so() {
+    test("three_peers_form_a_pool", NEEDS, || {
+        let cluster = Cluster::start(Spec::new("pool"))?;
+        cluster.form_pool()?;
+        let status = cluster.brick(&["peer", "status"])?;
+        let connected = status.matches("State: Peer in Cluster (Connected)").count();
+        ensure!(connected == 2, "two other peers are connected: {status}");
+        for word in ["Hostname: ", "Uuid: "] {
+            ensure!(status.matches(word).count() == 2, "{word}: {status}");
+        }
+        let list = cluster.brick_json(&["pool", "list"])?;
+        let peers = list["peers"].as_array().context("peers")?;
+        let voters = peers.iter().filter(|p| p["voter"] == true).count();
+        ensure!(peers.len() == 3 && voters == 3, "three voters of three peers: {list}");
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pool_survives_the_restart_of_all_its_daemons() {
+    test("a_pool_survives_the_restart", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("restart"))?;
+        for node in &mut cluster.nodes {
+            node.kill();
+        }
+        for node in &mut cluster.nodes {
+            node.spawn()?;
+        }
+        cluster.wait_connected()?;
+        let info = cluster.brick(&["volume", "info", "gv0"])?;
+        ensure!(info.contains("Status: Started"), "{info}");
+        cluster.wait_healed("gv0", Duration::from_secs(90))?;
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_probe_that_cannot_succeed_says_why() {
+    test("a_probe_that_cannot_succeed", NEEDS, || {
+        let cluster = Cluster::start(Spec { nodes: 4, ..Spec::new("probe") })?;
+        let host = |k: usize| cluster.nodes[k].host.as_str();
+        cluster.brick(&["peer", "probe", host(1)])?;
+        let answer = cluster.nodes[2].brick(&["peer", "probe", host(3)])?;
+        ensure!(answer.ok(), "the second pool: {answer:?}");
+        // Nobody listens there.
+        let nowhere = host(3).replace(".14", ".200");
+        cluster.brick_refuses(&["peer", "probe", &nowhere], &nowhere)?;
+        cluster.brick_refuses(&["peer", "probe", "no-such-host.invalid"], "no-such-host")?;
+        // A peer of another pool is not taken away from it.
+        cluster.brick_refuses(&["peer", "probe", host(2)], "pool")?;
+        // A peer of this pool is there already: said so, and no error, as a script wants it.
+        let again = cluster.nodes[0].brick(&["peer", "probe", host(1)])?;
+        ensure!(format!("{}{}", again.out, again.err).contains("already"), "{again:?}");
+        let list = cluster.brick_json(&["pool", "list"])?;
+        ensure!(list["peers"].as_array().map(Vec::len) == Some(2), "nothing changed: {list}");
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_peer_with_another_join_key_stays_out_until_accepted() {
+    test("a_peer_with_another_join_key", NEEDS, || {
+        let mut cluster = Cluster::start(Spec { nodes: 2, ..Spec::new("key") })?;
+        let (host, dir) = (cluster.nodes[1].host.clone(), cluster.path().join("stranger"));
+        cluster.nodes.remove(1);
+        let key = cluster.path().join("other.key");
+        Node::make_join_key(&key)?;
+        let mut stranger = Node::new(&host, &dir, None, &key)?;
+        stranger.start()?;
+        cluster.brick_refuses(&["peer", "probe", &host], "key")?;
+        let list = cluster.brick_json(&["pool", "list"])?;
+        ensure!(list["peers"].as_array().map(Vec::len) == Some(1), "{list}");
+        cluster.nodes.push(stranger);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_volume_that_cannot_be_created_changes_nothing() {
+    test("a_volume_that_cannot_be_created", NEEDS, || {
+        let cluster = Cluster::with_volume(Spec::new("create"))?;
+        for k in 0..3 {
+            fs::create_dir_all(cluster.brick_dir(k, "gv1"))?;
+        }
+        let names: Vec<String> = (0..3).map(|k| cluster.brick_name(k, "gv1")).collect();
+        let create = |name: &str, replica: &str, bricks: &[&str], word: &str| {
+            let mut words = vec!["volume", "create", name, "replica", replica];
+            words.extend(bricks);
+            cluster.brick_refuses(&words, word)
+        };
+        let [a, b, c] = [names[0].as_str(), names[1].as_str(), names[2].as_str()];
+        create("gv0", "3", &[a, b, c], "exists")?;
+        create("gv1", "2", &[a, b, c], "multiple")?;
+        let missing = a.replace("/gv1", "/not-there");
+        create("gv1", "3", &[&missing, b, c], "not-there")?;
+        let used = a.replace("/gv1", "/gv0");
+        create("gv1", "3", &[&used, b, c], "gv0")?;
+        create("gv1", "3", &[a, a, c], "twice")?;
+        let unknown = format!("127.0.0.250:{}", cluster.brick_dir(0, "gv1").display());
+        create("gv1", "3", &[&unknown, b, c], "127.0.0.250")?;
+        create("bad/name", "3", &[a, b, c], "name")?;
+        cluster.brick_refuses(&["volume", "start", "gv0"], "started")?;
+        cluster.brick_refuses(&["volume", "start", "gv1"], "gv1")?;
+        cluster.brick_refuses(&["volume", "delete", "gv0", "--mode=script"], "stop")?;
+        let list = cluster.brick(&["volume", "list"])?;
+        ensure!(list.trim() == "gv0", "nothing was created: {list}");
+        // What was refused left no mark on the folders: the right command still works.
+        cluster.make_volume("gv1")?;
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_mount_without_a_volume_or_a_credential_is_refused() {
+    test("a_mount_without_a_volume", MOUNT_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("refuse"))?;
+        let refused = |request, word: &str| -> Result<()> {
+            let error = match Mount::new(request) {
+                Ok(_) => anyhow::bail!("mounted; expected a refusal with {word:?}"),
+                Err(error) => format!("{error:#}"),
+            };
+            ensure!(error.to_lowercase().contains(word), "expected {word:?} in: {error}");
+            Ok(())
+        };
+        refused(cluster.mount_request(0, "no-such-volume", ""), "no-such-volume")?;
+        let mut bare = cluster.mount_request(0, "gv0", "");
+        bare.token = cluster.path().join("no.token");
+        refused(bare, "token")?;
+        let mut forged = cluster.mount_request(0, "gv0", "");
+        let text = fs::read_to_string(&forged.token)?;
+        forged.token = cluster.path().join("forged.token");
+        fs::write(&forged.token, with_other_secret(&text))?;
+        refused(forged, "")?;
+        cluster.brick(&["--mode=script", "volume", "stop", "gv0"])?;
+        refused(cluster.mount_request(0, "gv0", ""), "start")?;
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// A token with the right form, name and certificate, and a wrong secret.
+fn with_other_secret(token: &str) -> String {
+    let mut fields: Vec<String> = token.trim().split(':').map(str::to_owned).collect();
+    fields[3] = fields[3].chars().rev().collect();
+    fields.join(":")
+}
+
+#[test]
+fn a_full_brick_says_so_and_loses_nothing() {
+    test("a_full_brick_says_so", MOUNT_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("full"))?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        let content = vec![7_u8; 1 << 20];
+        fs::write(mount.point().join("before"), &content)?;
+        let filler = cluster.disks[1].fill_but(8)?;
+        let error = (0..64)
+            .find_map(|n| fs::write(mount.point().join(format!("f{n}")), &content).err())
+            .context("64 MiB fitted on a brick with 8 MiB free")?;
+        ensure!(error.kind() == std::io::ErrorKind::StorageFull, "ENOSPC expected: {error}");
+        ensure!(fs::read(mount.point().join("before"))? == content);
+        fs::remove_file(filler)?;
+        // Room again: the volume goes on by itself, and the bricks are equal.
+        integration::sys::wait_until("room", Duration::from_secs(30), || {
+            fs::write(mount.point().join("after"), &content)?;
+            Ok(integration::sys::Poll::Done)
+        })?;
+        cluster.wait_healed("gv0", Duration::from_secs(60))?;
+        cluster.demand_equal_bricks("gv0")?;
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_rolling_restart_is_not_noticed() {
+    test("a_rolling_restart", MOUNT_NEEDS, || {
+        integration::watchdog::judged("a_rolling_restart", || {
+            let mut cluster = Cluster::with_volume(Spec::new("rolling"))?;
+            let mount = cluster.mount(0, "gv0", "")?;
+            let load =
+                integration::load::Load::start(&mount.point().join("w"), Default::default())?;
+            for k in 0..3 {
+                load.wait_operations(50, Duration::from_secs(20))?;
+                cluster.nodes[k].stop()?;
+                cluster.nodes[k].start()?;
+                cluster.wait_healed("gv0", Duration::from_secs(60))?;
+                load.take_report().demand(Duration::from_secs(3))?;
+            }
+            let (model, report) = load.finish()?;
+            report.demand(Duration::from_secs(3))?;
+            model.verify()?;
+            cluster.demand_equal_bricks("gv0")?;
+            cluster.passed();
+            Ok(())
+        })
+    });
+}
