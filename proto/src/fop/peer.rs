@@ -19,6 +19,10 @@ pub struct Changed {
     pub after: Gfid,
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// Close the present interval first: later changes are logged in a new one, so that a
+    /// joiner's next list holds only them.
+    #[prost(bool, tag = "4")]
+    pub advance: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
