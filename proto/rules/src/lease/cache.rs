@@ -108,6 +108,17 @@ impl LeaseCache {
         (usable && held.lease.mode >= mode && now < held.until).then_some(held.lease.number)
     }
 
+    /// The lease on this key as last granted, even if it cannot be used now (run out, being
+    /// returned, unreclaimed): what is buffered under it is not lost yet.
+    pub fn lease(&self, key: LeaseKey) -> Option<Lease> {
+        self.held.get(&key).map(|h| h.lease)
+    }
+
+    /// Everything held, for a clean end of the session.
+    pub fn leases(&self) -> impl Iterator<Item = Lease> {
+        self.held.values().map(|h| h.lease)
+    }
+
     /// As `valid`, but false once the lease is recalled: nothing new is begun under it.
     pub fn may_begin(&self, now: Tick, key: LeaseKey, mode: Mode) -> Option<LeaseNumber> {
         let held = self.held.get(&key)?;
