@@ -14,10 +14,12 @@
 //! of a caller's type. See `docs/replication.md` for the tables.
 
 pub mod lease;
+pub mod member;
 pub mod promise;
 pub mod restart;
 pub mod set;
 pub mod time;
+pub mod txn;
 pub mod window;
 
 #[cfg(test)]

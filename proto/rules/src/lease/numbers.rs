@@ -73,11 +73,18 @@ impl Numbers {
         }
         self.known.insert(key, number);
         self.by_number.insert((number, key));
-        if self.known.len() > self.max
-            && let Some((forgotten, key)) = self.by_number.pop_first()
-        {
+        if self.known.len() > self.max {
+            self.forget_lowest_but(key);
+        }
+    }
+
+    /// Never the entry just made: it may be one that the lead confirmed for a waiting frame.
+    fn forget_lowest_but(&mut self, kept: LeaseKey) {
+        let lowest = self.by_number.iter().find(|(_, key)| *key != kept).copied();
+        if let Some((number, key)) = lowest {
+            self.by_number.remove(&(number, key));
             self.known.remove(&key);
-            self.floor = self.floor.max(forgotten);
+            self.floor = self.floor.max(number);
         }
     }
 
@@ -165,7 +172,9 @@ mod tests {
         assert_eq!(numbers.check(key(1), number(5, 10)), NumberVerdict::Current);
         // The lead confirms 7: from then on it is known here.
         numbers.raise(key(1), number(5, 7));
-        assert_eq!(numbers.check(key(2), number(5, 8)), NumberVerdict::Current);
+        assert_eq!(numbers.check(key(1), number(5, 7)), NumberVerdict::Current);
+        assert_eq!(numbers.check(key(2), number(5, 8)), NumberVerdict::AskLead);
+        assert_eq!(numbers.check(key(3), number(5, 9)), NumberVerdict::Current);
     }
 
     /// Traps 4, 16: at a new lead, nothing under an earlier lead's number is executed any more,

@@ -109,7 +109,7 @@ impl Promises {
             .iter()
             .filter_map(|((set, brick), seat)| {
                 let map = seat.map.as_ref()?;
-                map.members.iter().any(|m| m.peer == to).then(|| Claim {
+                map.members.iter().any(|m| m.peer == to).then_some(Claim {
                     set: *set,
                     brick: *brick,
                     incarnation: seat.incarnation,

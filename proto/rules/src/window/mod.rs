@@ -59,6 +59,14 @@ pub struct Unsettled {
     pub touches: Vec<Touch>,
 }
 
+/// One session's window on its way to a joiner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionWindow<R> {
+    pub session: SessionId,
+    pub mark: Seq,
+    pub entries: Vec<(Seq, Entry<R>)>,
+}
+
 /// One session's window at one member.
 #[derive(Clone, Debug)]
 pub struct Window<R> {
@@ -187,16 +195,20 @@ impl<R: Clone> Windows<R> {
     }
 
     /// For a joiner's hand-over: all sessions with marks and finished entries.
-    pub fn export(&self) -> Vec<(SessionId, Seq, Vec<(Seq, Entry<R>)>)> {
-        let entries = |w: &Window<R>| w.entries.iter().map(|(s, e)| (*s, e.clone())).collect();
-        self.sessions.iter().map(|(s, w)| (*s, w.mark, entries(w))).collect()
+    pub fn export(&self) -> Vec<SessionWindow<R>> {
+        let window = |(session, w): (&SessionId, &Window<R>)| SessionWindow {
+            session: *session,
+            mark: w.mark,
+            entries: w.entries.iter().map(|(s, e)| (*s, e.clone())).collect(),
+        };
+        self.sessions.iter().map(window).collect()
     }
 
     /// Joiner's side of `export`.
-    pub fn import(&mut self, session: SessionId, mark: Seq, entries: Vec<(Seq, Entry<R>)>) {
-        let window = self.sessions.entry(session).or_default();
-        window.entries.extend(entries);
-        window.set_mark(mark);
+    pub fn import(&mut self, from: SessionWindow<R>) {
+        let window = self.sessions.entry(from.session).or_default();
+        window.entries.extend(from.entries);
+        window.set_mark(from.mark);
     }
 }
 

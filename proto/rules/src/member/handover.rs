@@ -1,0 +1,53 @@
+//! What a joiner takes over from the lead in the final pause, so that it knows all that a
+//! member must know before it serves: windows, unsettled lists, numbers and floors, sessions,
+//! stale marks, the last graced epoch (traps 10, 11, 15, 57).
+
+use proto::{BrickId, Epoch, Gfid, LeaseNumber, SessionId};
+
+use super::Member;
+use crate::lease::LeaseKey;
+use crate::window::SessionWindow;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOver<R> {
+    pub epoch: Epoch,
+    pub windows: Vec<SessionWindow<R>>,
+    pub numbers: Vec<(LeaseKey, LeaseNumber)>,
+    pub floor: LeaseNumber,
+    pub dead_below: LeaseNumber,
+    pub sessions: Vec<SessionId>,
+    pub stale: Vec<(BrickId, Gfid)>,
+    pub graced: Epoch,
+}
+
+impl<R: Clone> Member<R> {
+    /// Lead's side, when `quiet`. `sessions`: those that its table knows.
+    pub fn hand_over(&self, sessions: impl IntoIterator<Item = SessionId>) -> HandOver<R> {
+        HandOver {
+            epoch: self.epoch(),
+            windows: self.windows.export(),
+            numbers: self.numbers.export().collect(),
+            floor: self.numbers.floor(),
+            dead_below: self.numbers.dead_below(),
+            sessions: sessions.into_iter().collect(),
+            stale: self.stale.iter().collect(),
+            graced: self.graced,
+        }
+    }
+
+    /// Joiner's side. Whatever it had of its own is over: its windows were listed for the
+    /// heal (trap 11), its stale copies are healed.
+    pub fn take_over(&mut self, state: HandOver<R>) {
+        self.windows = crate::window::Windows::default();
+        state.windows.into_iter().for_each(|w| self.windows.import(w));
+        self.numbers.import(state.floor, state.dead_below, state.numbers);
+        self.sessions = state.sessions.into_iter().collect();
+        self.stale = super::stale::StaleMarks::default();
+        for (brick, gfid) in state.stale {
+            if brick != self.brick {
+                self.stale.mark(brick, gfid);
+            }
+        }
+        self.graced = self.graced.max(state.graced);
+    }
+}

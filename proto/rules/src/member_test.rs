@@ -1,0 +1,365 @@
+use super::stale::Marking;
+use super::*;
+use crate::lease::table::{Ask, LeaseCommand};
+use crate::lease::{Lease, Mode};
+use crate::testing::{brick, gfid, in_sync, inc, set_map};
+use crate::time::MS;
+use MemberState::{InSync, Out, Syncing};
+
+const W: SessionId = SessionId(7);
+
+fn at(ms: u64) -> Tick {
+    Tick(1_000_000 * MS).after(ms * MS)
+}
+
+fn key(n: u8) -> LeaseKey {
+    LeaseKey::Inode(gfid(n))
+}
+
+fn number(base: u64, counter: u64) -> LeaseNumber {
+    LeaseNumber { base, counter }
+}
+
+fn change(epoch: u64, seq: u64, n: u8, lease: LeaseNumber) -> Head {
+    Head {
+        session: W,
+        epoch: Epoch(epoch),
+        class: Class::Change,
+        seq: Seq(seq),
+        mark: Seq(0),
+        under: vec![(key(n), lease)],
+        touches: vec![Touch::Range { gfid: gfid(n), start: 0, end: 10 }],
+        reads: vec![],
+    }
+}
+
+fn read(epoch: u64, n: u8, leased: bool) -> Head {
+    let under = if leased { vec![(key(n), number(5, 1))] } else { vec![] };
+    Head {
+        class: Class::Read,
+        seq: Seq(0),
+        under,
+        touches: vec![],
+        reads: vec![gfid(n)],
+        ..change(epoch, 0, n, LeaseNumber::NONE)
+    }
+}
+
+/// Brick 2, which does not lead, in-sync, with promises, W named.
+fn follower(map: &SetMap) -> Member<u32> {
+    let mut member = Member::new(brick(2), inc(20));
+    member.on_map(map, 1);
+    member.set_serve_until(at(10_000));
+    member.session_named(W);
+    member
+}
+
+/// Brick 1, the lead, with W holding the exclusive lease of inode 1.
+fn lead(map: &SetMap) -> (Member<u32>, LeaseTable, LeaseNumber) {
+    let mut member = Member::new(brick(1), inc(10));
+    assert_eq!(member.on_map(map, 1), [MemberCommand::BecomeLead { epoch: map.epoch }]);
+    member.set_serve_until(at(10_000));
+    let mut table = LeaseTable::new_lead(map.epoch, Epoch(0), []);
+    table.lists_settled(at(0));
+    table.graced(map.epoch);
+    table.hello(at(0), W).expect("a new session");
+    let ask = Ask { session: W, id: 0, key: key(1), mode: Mode::Exclusive, only_if_free: false };
+    let commands = table.ask(at(0), ask);
+    let LeaseCommand::Grant { lease: Lease { number, .. }, .. } = commands[0] else { panic!() };
+    (member, table, number)
+}
+
+fn refused(verdict: Verdict<u32>) -> Refusal {
+    match verdict {
+        Verdict::Refuse(refusal) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_change_is_executed_once_and_replayed() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    let head = change(5, 1, 1, number(5, 1));
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Execute);
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Hold(Hold::Running));
+    member.finish(W, Seq(1), 42);
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Replay(42));
+    let settled = Head { mark: Seq(1), ..change(5, 2, 1, number(5, 1)) };
+    assert_eq!(member.admit(at(0), &settled, None), Verdict::Execute);
+    assert_eq!(refused(member.admit(at(0), &head, None)), Refusal::StaleSeq);
+}
+
+/// Traps 1, 19: without a running promise of every other member nothing is served.
+#[test]
+fn nothing_is_served_after_the_promises_ran_out() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    member.set_serve_until(at(100));
+    for head in [change(5, 1, 1, number(5, 1)), read(5, 1, true)] {
+        assert!(!matches!(member.admit(at(99), &head, None), Verdict::Refuse(_)));
+        assert_eq!(refused(member.admit(at(100), &head, None)), Refusal::NotServing);
+    }
+}
+
+#[test]
+fn a_request_of_another_epoch_is_refused_with_the_members_epoch() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    for epoch in [4, 6] {
+        let verdict = member.admit(at(0), &change(epoch, 1, 1, number(5, 1)), None);
+        assert_eq!(refused(verdict), Refusal::Epoch { current: 5 });
+    }
+}
+
+/// Traps 17, 54: the map names another incarnation, or another state.
+#[test]
+fn only_the_named_incarnation_serves() {
+    let mut restarted: Member<u32> = Member::new(brick(2), inc(21));
+    restarted.on_map(&in_sync(5, &[1, 2]), 1);
+    restarted.set_serve_until(Tick::NEVER);
+    restarted.session_named(W);
+    assert_eq!(refused(restarted.admit(at(0), &read(5, 1, true), None)), Refusal::NotServing);
+    let mut syncing = follower(&set_map(5, &[(1, InSync), (2, Syncing)]));
+    assert_eq!(refused(syncing.admit(at(0), &read(5, 1, true), None)), Refusal::NotServing);
+}
+
+/// Trap 15: W was revoked, C restarted and rejoined: it serves only sessions that the lead of
+/// this epoch named, and it took over the numbers before it serves.
+#[test]
+fn a_rejoined_member_serves_named_sessions_under_known_numbers() {
+    let (mut lead, table, held) = lead(&set_map(5, &[(1, InSync), (2, Syncing)]));
+    lead.numbers.raise(key(1), number(5, held.counter + 1));
+    let mut joiner: Member<u32> = Member::new(brick(2), inc(20));
+    joiner.on_map(&set_map(5, &[(1, InSync), (2, Syncing)]), 1);
+    joiner.take_over(lead.hand_over([W].into_iter().filter(|s| table.knows(*s))));
+    joiner.set_serve_until(at(10_000));
+    joiner.on_map(&in_sync(6, &[1, 2]), 1);
+    let verdict = joiner.admit(at(0), &change(6, 1, 1, held), None);
+    assert_eq!(refused(verdict), Refusal::StaleLease);
+    let stranger = Head { session: SessionId(8), ..read(6, 1, true) };
+    assert_eq!(joiner.admit(at(0), &stranger, None), Verdict::Hold(Hold::AskSession));
+}
+
+#[test]
+fn sessions_are_named_anew_by_a_new_lead() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    member.on_map(&in_sync(6, &[1, 2]), 1);
+    assert_eq!(member.admit(at(0), &read(6, 1, true), None), Verdict::Serve);
+    let mut map = in_sync(7, &[1, 2]);
+    map.lead = Some(brick(2));
+    assert_eq!(member.on_map(&map, 1), [MemberCommand::BecomeLead { epoch: Epoch(7) }]);
+    map = in_sync(8, &[1, 2]);
+    map.members[0].incarnation = inc(11);
+    assert_eq!(member.on_map(&map, 1), [MemberCommand::LoseLead]);
+    let verdict = member.admit(at(0), &read(8, 1, true), None);
+    assert_eq!(verdict, Verdict::Hold(Hold::AskSession));
+}
+
+/// Traps 4, 16: in a new lead's epoch a frame under an earlier lead's number dies.
+#[test]
+fn an_earlier_leads_numbers_are_dead() {
+    let mut map = in_sync(5, &[1, 2, 3]);
+    let mut member = follower(&map);
+    map.epoch = Epoch(6);
+    map.members[0].state = Out;
+    map.lead = Some(brick(3));
+    member.on_map(&map, 1);
+    member.session_named(W);
+    let verdict = member.admit(at(0), &change(6, 1, 1, number(5, 9)), None);
+    assert_eq!(refused(verdict), Refusal::StaleLease);
+    let verdict = member.admit(at(0), &change(6, 1, 1, number(6, 1)), None);
+    assert_eq!(verdict, Verdict::Execute);
+}
+
+#[test]
+fn the_lead_executes_only_under_leases_that_it_gave() {
+    let (mut member, mut table, held) = lead(&in_sync(5, &[1, 2]));
+    let head = change(5, 1, 1, held);
+    let other = change(5, 2, 2, number(5, 99));
+    assert_eq!(member.admit(at(0), &head, Some(&table)), Verdict::Execute);
+    assert_eq!(refused(member.admit(at(0), &other, Some(&table))), Refusal::StaleLease);
+    let bare = Head { under: vec![], ..head };
+    let bare = Head { seq: Seq(3), ..bare };
+    assert_eq!(refused(member.admit(at(0), &bare, Some(&table))), Refusal::LeaseNeeded);
+    let lease = Lease { key: key(1), mode: Mode::Exclusive, number: held };
+    table.on_return(at(1), W, lease, Mode::None, false);
+    let late = change(5, 4, 1, held);
+    assert_eq!(refused(member.admit(at(1), &late, Some(&table))), Refusal::StaleLease);
+}
+
+#[test]
+fn reads_without_a_lease_go_to_the_lead() {
+    let map = in_sync(5, &[1, 2]);
+    let (mut member, table, _) = lead(&map);
+    assert_eq!(member.admit(at(0), &read(5, 1, false), Some(&table)), Verdict::Serve);
+    let mut other = follower(&map);
+    assert_eq!(refused(other.admit(at(0), &read(5, 1, false), None)), Refusal::NotLead);
+    assert_eq!(other.admit(at(0), &read(5, 1, true), None), Verdict::Serve);
+    let lease_op = Head { class: Class::Lead, ..read(5, 1, false) };
+    assert_eq!(refused(other.admit(at(0), &lease_op, None)), Refusal::NotLead);
+}
+
+/// Trap 24: a lease-less read waits for the grace to end.
+#[test]
+fn a_leaseless_read_waits_for_the_grace_to_end() {
+    let mut member: Member<u32> = Member::new(brick(1), inc(10));
+    member.on_map(&in_sync(5, &[1, 2]), 1);
+    member.set_serve_until(at(10_000));
+    let mut table = LeaseTable::new_lead(Epoch(5), Epoch(4), [W]);
+    let leaseless = read(5, 1, false);
+    assert_eq!(refused(member.admit(at(0), &leaseless, Some(&table))), Refusal::Grace);
+    table.lists_settled(at(0));
+    assert_eq!(refused(member.admit(at(1), &leaseless, Some(&table))), Refusal::Grace);
+    let change = change(5, 1, 1, number(4, 1));
+    assert_eq!(refused(member.admit(at(1), &change, Some(&table))), Refusal::Grace);
+    table.tick(at(500));
+    table.graced(Epoch(5));
+    assert_eq!(member.admit(at(501), &leaseless, Some(&table)), Verdict::Serve);
+}
+
+/// Trap 57: a member that forgot the number asks the lead before it executes.
+#[test]
+fn a_number_at_the_floor_is_checked_with_the_lead() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    member.numbers = Numbers::new(1);
+    member.numbers.raise(key(1), number(5, 1));
+    member.numbers.raise(key(2), number(5, 2));
+    let head = change(5, 1, 1, number(5, 1));
+    let ask = Hold::AskNumber { key: key(1), number: number(5, 1) };
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Hold(ask));
+    member.number_confirmed(key(1), number(5, 1));
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Execute);
+}
+
+/// Trap 51: what is above the marks is logged again in the interval of the new epoch.
+#[test]
+fn unsettled_changes_are_logged_again_at_each_epoch() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    member.admit(at(0), &change(5, 1, 1, number(5, 1)), None);
+    member.finish(W, Seq(1), 0);
+    let commands = member.on_map(&in_sync(6, &[1, 2]), 1);
+    let MemberCommand::Relog(list) = &commands[0] else { panic!("{commands:?}") };
+    assert_eq!((list[0].session, list[0].seq), (W, Seq(1)));
+    assert!(member.on_map(&in_sync(6, &[1, 2]), 1).is_empty(), "once an epoch");
+    assert!(member.on_map(&in_sync(5, &[1, 2]), 1).is_empty(), "older maps are ignored");
+    assert_eq!(member.epoch(), Epoch(6));
+}
+
+/// Trap 6: B's ENOSPC or EIO: it answers nobody and leaves; the success of others stands.
+#[test]
+fn a_member_with_a_disk_error_answers_nobody() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    let head = change(5, 1, 1, number(5, 1));
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Execute);
+    assert_eq!(member.own_error(Some(gfid(1))), OwnError::Leave);
+    for head in [head, read(5, 9, true)] {
+        assert_eq!(refused(member.admit(at(0), &head, None)), Refusal::Failed);
+    }
+}
+
+/// Promise 7: the only copy cannot leave; the inode answers EIO until it is cured.
+#[test]
+fn a_sole_members_failed_inode_answers_eio() {
+    let map = set_map(5, &[(1, InSync), (2, Out)]);
+    let (mut member, table, held) = lead(&map);
+    assert!(member.lone());
+    assert_eq!(member.own_error(Some(gfid(1))), OwnError::Sole);
+    let head = change(5, 1, 1, held);
+    assert_eq!(member.admit(at(0), &head, Some(&table)), Verdict::Fail(Errno::EIO));
+    let bad = member.admit(at(0), &read(5, 1, false), Some(&table));
+    assert_eq!(bad, Verdict::Fail(Errno::EIO));
+    assert_eq!(member.admit(at(0), &read(5, 2, false), Some(&table)), Verdict::Serve);
+    member.cured(gfid(1));
+    assert_eq!(member.admit(at(0), &head, Some(&table)), Verdict::Execute);
+}
+
+/// Traps 7, 8 of the stale rule: a stale copy is never read and counts as missing.
+#[test]
+fn a_stale_copy_is_not_read_and_counts_as_missing() {
+    let map = in_sync(5, &[1, 2]);
+    let mut member = follower(&map);
+    member.on_map(&in_sync(6, &[1, 2]), 2);
+    member.stale.mark(brick(2), gfid(1));
+    assert_eq!(refused(member.admit(at(0), &read(6, 1, true), None)), Refusal::StaleCopy);
+    let head = change(6, 1, 1, number(6, 1));
+    assert_eq!(refused(member.admit(at(0), &head, None)), Refusal::TooFewInSync);
+    let other = change(6, 2, 2, number(6, 2));
+    assert_eq!(member.admit(at(0), &other, None), Verdict::Execute);
+    assert_eq!(member.stale.source(gfid(1), brick(2), &[brick(1)]), Some(brick(1)));
+    member.stale.clear(brick(2), gfid(1));
+    assert_eq!(member.admit(at(0), &head, None), Verdict::Execute);
+}
+
+/// Trap 7: acknowledged only when the mark is durable on all, the stale one too.
+#[test]
+fn a_divergence_is_acknowledged_when_all_members_noted_it() {
+    let bricks = [brick(1), brick(2), brick(3)];
+    let mut marking = Marking::new(vec![(brick(2), gfid(1))], bricks);
+    assert!(!marking.on_noted(brick(1)));
+    assert!(!marking.on_noted(brick(3)));
+    assert_eq!(marking.awaiting().collect::<Vec<_>>(), [brick(2)]);
+    assert!(marking.on_noted(brick(2)));
+}
+
+#[test]
+fn with_too_few_members_changes_wait_and_reads_go_on() {
+    let map = set_map(5, &[(1, InSync), (2, InSync), (3, Out)]);
+    let mut member = follower(&map);
+    member.on_map(&set_map(6, &[(1, Out), (2, InSync), (3, Out)]), 2);
+    assert_eq!(member.needed, 2);
+    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), []);
+    table.lists_settled(at(0));
+    table.graced(Epoch(6));
+    table.hello(at(0), W).expect("a new session");
+    let ask = Ask { session: W, id: 0, key: key(1), mode: Mode::Exclusive, only_if_free: false };
+    let commands = table.ask(at(0), ask);
+    let LeaseCommand::Grant { lease, .. } = &commands[0] else { panic!() };
+    let head = change(6, 1, 1, lease.number);
+    assert_eq!(refused(member.admit(at(0), &head, Some(&table))), Refusal::TooFewInSync);
+    assert_eq!(member.admit(at(0), &read(6, 1, false), Some(&table)), Verdict::Serve);
+}
+
+/// Trap 53: a pause ends by the joiner's word or by a new epoch, never by guess.
+#[test]
+fn a_joins_pause_holds_changes_until_it_is_ended_by_word_or_epoch() {
+    let map = set_map(5, &[(1, InSync), (2, Syncing)]);
+    let (mut member, table, held) = lead(&map);
+    assert_eq!(member.admit(at(0), &change(5, 1, 1, held), Some(&table)), Verdict::Execute);
+    assert!(!member.pause(at(0), Epoch(4), JOIN_PAUSE), "of another epoch");
+    assert!(member.pause(at(0), Epoch(5), JOIN_PAUSE));
+    assert!(!member.quiet(), "one change is being executed");
+    member.finish(W, Seq(1), 0);
+    assert!(member.quiet());
+    let head = change(5, 2, 1, held);
+    assert_eq!(member.admit(at(1), &head, Some(&table)), Verdict::Hold(Hold::Paused));
+    assert_eq!(member.admit(at(1), &read(5, 1, false), Some(&table)), Verdict::Serve);
+    assert_eq!(member.tick(at(499)), None);
+    assert_eq!(member.tick(at(500)), Some(MemberCommand::WithdrawJoin));
+    assert_eq!(
+        member.admit(at(9000), &head, Some(&table)),
+        Verdict::Hold(Hold::Paused),
+        "time alone releases nothing"
+    );
+    assert_eq!(member.resume(), [MemberCommand::Readmit]);
+    assert_eq!(member.admit(at(9001), &head, Some(&table)), Verdict::Execute);
+    member.pause(at(9002), Epoch(5), JOIN_PAUSE);
+    let commands = member.on_map(&in_sync(6, &[1, 2]), 1);
+    assert!(commands.contains(&MemberCommand::Readmit));
+    assert!(commands.contains(&MemberCommand::LeadOn { epoch: Epoch(6) }));
+}
+
+/// Traps 10, 11: a joiner knows the windows and unsettled changes of the set when it joins.
+#[test]
+fn a_joiner_takes_over_windows_and_unsettled_changes() {
+    let map = set_map(5, &[(1, InSync), (2, Syncing)]);
+    let (mut member, table, held) = lead(&map);
+    member.admit(at(0), &change(5, 1, 1, held), Some(&table));
+    member.finish(W, Seq(1), 42);
+    member.stale.mark(brick(2), gfid(4));
+    member.note_graced(Epoch(5));
+    let mut joiner: Member<u32> = Member::new(brick(2), inc(20));
+    joiner.on_map(&map, 1);
+    joiner.take_over(member.hand_over([W]));
+    assert_eq!(joiner.windows.look(W, Seq(1)), Arrival::Replay(42));
+    assert_eq!(joiner.windows.unsettled(None, None).len(), 1);
+    assert!(!joiner.stale.is_stale(brick(2), gfid(4)), "its copy was healed");
+    assert_eq!(joiner.graced(), Epoch(5));
+}
