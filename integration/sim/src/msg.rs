@@ -1,0 +1,138 @@
+//! What processes say to each other, and what they tell themselves with timers.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use proto::fop::{LeaseKey, Mode};
+use proto::map::SetMap;
+use proto::{BrickId, Epoch, Failure, Gfid, Incarnation, LeaseNumber, Seq, SessionId};
+use proto_rules::lease::Lease;
+use proto_rules::lease::table::{Reclaim, Reclaimed};
+use proto_rules::member::handover::HandOver;
+use proto_rules::promise::{Answer, Ping};
+use proto_rules::restart::Report;
+use proto_rules::set::SetEntry;
+use proto_rules::time::Nanos;
+use proto_rules::window::Unsettled;
+
+use crate::model::change::{Change, Name, Outcome};
+use crate::model::store::{ChangeLog, Inode, Piece};
+
+/// The set's map with the number of its version.
+#[derive(Clone, Debug)]
+pub struct Map {
+    pub version: u64,
+    pub set: Rc<SetMap>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Msg {
+    Ping { ping: Ping, map: Map, interval: u64 },
+    Answer { answer: Answer, map: Map, interval: u64 },
+    Map(Map),
+    /// To the pool's leader, whoever the sender believes that is.
+    Word(Word),
+    /// The leader asks a member to stop promising the victim.
+    Stop { epoch: Epoch, victim: BrickId },
+    Call { id: u64, epoch: Epoch, call: Rc<Call> },
+    Done { id: u64, done: Done },
+    Request(Rc<Request>),
+    Reply(Reply),
+    Recall { lease: Lease, keep: Mode },
+    MapAsk,
+}
+
+/// What peers tell the pool's leader.
+#[derive(Clone, Debug)]
+pub enum Word {
+    Report { report: Report, lacks: Vec<(BrickId, BrickId)>, silent: Vec<BrickId> },
+    StopReady { epoch: Epoch, victim: BrickId },
+    Propose(SetEntry),
+}
+
+/// Between the peers of a set.
+#[derive(Clone, Debug)]
+pub enum Call {
+    Unsettled { session: Option<SessionId>, key: Option<LeaseKey>, raise: Vec<(LeaseKey, LeaseNumber)> },
+    Pieces(Vec<Piece>),
+    Clear { settled: Vec<(SessionId, Seq)>, ended: Vec<(SessionId, bool)>, graced: Option<Epoch> },
+    Vouch { session: SessionId, lease: Option<(LeaseKey, LeaseNumber)> },
+    Mark { marks: Vec<(BrickId, Gfid)>, clear: bool },
+    Changed { since: Option<u64> },
+    Inspect(Vec<Gfid>),
+    AgreeJoin { brick: BrickId, incarnation: Incarnation },
+    /// Joiner to lead: hold changes back and ship the rest since that interval.
+    Pause { since: u64 },
+    Withdraw { incarnation: Incarnation },
+}
+
+#[derive(Clone, Debug)]
+pub enum Done {
+    Unsettled { list: Vec<Unsettled>, sessions: Vec<SessionId>, graced: Epoch },
+    Ok,
+    Busy,
+    Vouched(bool),
+    /// `None`: compare everything; these are all inodes there are.
+    Changed { gfids: BTreeSet<Gfid>, all: bool, current: u64 },
+    Inodes(Vec<(Gfid, Option<Inode>)>),
+    Rest(Rc<Rest>),
+}
+
+/// What a lead ships in the final pause.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    pub inodes: Vec<(Gfid, Option<Inode>)>,
+    pub log: ChangeLog,
+    pub rules: HandOver<Outcome>,
+    pub keep: BTreeSet<Gfid>,
+    pub interval: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub session: SessionId,
+    pub id: u64,
+    pub epoch: Epoch,
+    pub seq: Seq,
+    pub mark: Seq,
+    pub resend: bool,
+    pub stamp: u64,
+    pub under: Vec<(LeaseKey, LeaseNumber)>,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    Hello,
+    Renew { progress: Vec<LeaseKey> },
+    Reclaim(Reclaim),
+    Ask { key: LeaseKey, mode: Mode },
+    Return { lease: Lease, keep: Mode, open: bool },
+    Read { gfid: Gfid, block: u8 },
+    Getattr { gfid: Gfid },
+    Lookup { dir: Gfid, name: Name },
+    Change(Change),
+    Fsync { gfid: Gfid },
+    Diverged { gfids: Vec<Gfid>, stale: Vec<BrickId> },
+}
+
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub id: u64,
+    pub from: BrickId,
+    pub epoch: Epoch,
+    pub map: Option<Map>,
+    pub result: Result<Ans, Failure>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ans {
+    Done,
+    /// Wall time of the lead, for stamps.
+    Renewed { term: Nanos, overdue: Vec<LeaseKey>, wall: u64 },
+    Reclaimed { answer: Reclaimed, term: Nanos, wall: u64 },
+    Granted { lease: Lease, term: Nanos },
+    Value(u64),
+    Attr(u64, u64),
+    Name(Option<Gfid>),
+}
