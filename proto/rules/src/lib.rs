@@ -18,6 +18,7 @@ pub mod member;
 pub mod promise;
 pub mod restart;
 pub mod set;
+pub mod settle;
 pub mod time;
 pub mod txn;
 pub mod window;
