@@ -5,10 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/peer.proto", "proto/control.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".brickwork.peer")
-        .type_attribute(
-            ".brickwork.control",
-            "#[derive(serde::Serialize, serde::Deserialize)]",
-        )
+        .type_attribute(".brickwork.control", "#[derive(serde::Serialize, serde::Deserialize)]")
         .compile_fds(files)?;
     Ok(())
 }

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn garbage_is_no_token() {
-        for text in ["", "brick-token-1", "brick-token-1:root:x:y:z", "brick-token-1:local:x:AA:AA"] {
+        for text in ["", "brick-token-1", "brick-token-1:root:x:y:z", "brick-token-1:local:x:AA:AA"]
+        {
             assert!(Credential::parse(text).is_err(), "{text}");
         }
         assert!(Credential::from_bearer("Bearer client:x:AA").is_none());

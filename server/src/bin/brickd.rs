@@ -1,0 +1,20 @@
+//! brickd: parses the command line, sets up logging, hands over to the daemon.
+
+use clap::Parser;
+use server::config::{Arguments, Config, Subcommand};
+use server::{daemon, pool};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(&arguments)?;
+    if let Some(Subcommand::MakeJoinKey { force }) = arguments.command {
+        pool::join::make_key(&config.join_key, force)?;
+        println!("{}", config.join_key.display());
+        return Ok(());
+    }
+    let filter = EnvFilter::try_new(&config.log_level)?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(daemon::run(config, |_| Ok(daemon::no_bricks())))
+}

@@ -1,0 +1,87 @@
+//! What the promise thread and a brick's thread tell each other: atomics, no locks, no queue.
+//!
+//! The promise thread writes until when the brick may serve and what it heard of the other
+//! members; the brick's thread writes the facts that pings carry. Each cell has one writer.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use proto_rules::Tick;
+
+#[derive(Debug, Default)]
+pub struct Gate {
+    serve_until: AtomicU64,
+    heard_interval: AtomicU64,
+    others_free: AtomicU64,
+    interval: AtomicU64,
+    free: AtomicU64,
+    total: AtomicU64,
+    checkpoint: AtomicU64,
+    failed: AtomicBool,
+}
+
+/// Facts of a brick as its pings carry them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Facts {
+    /// Change-log interval in which it logs now.
+    pub interval: u64,
+    /// Interval of its last durable checkpoint.
+    pub checkpoint: u64,
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+impl Gate {
+    /// The promise thread: until when the brick holds every promise that it needs.
+    pub fn set_serve_until(&self, until: Tick) {
+        self.serve_until.store(until.0, Ordering::Release);
+    }
+
+    pub fn serve_until(&self) -> Tick {
+        Tick(self.serve_until.load(Ordering::Acquire))
+    }
+
+    /// The promise thread: the lead's interval number, and the least free space of the other
+    /// in-sync members (`u64::MAX` when there are none).
+    pub fn set_heard(&self, interval: u64, others_free: u64) {
+        self.heard_interval.store(interval, Ordering::Relaxed);
+        self.others_free.store(others_free, Ordering::Relaxed);
+    }
+
+    pub fn heard_interval(&self) -> u64 {
+        self.heard_interval.load(Ordering::Relaxed)
+    }
+
+    /// `u64::MAX` until something was heard.
+    pub fn others_free(&self) -> u64 {
+        match self.others_free.load(Ordering::Relaxed) {
+            0 if self.heard_interval() == 0 => u64::MAX,
+            free => free,
+        }
+    }
+
+    /// The brick's thread.
+    pub fn set_facts(&self, facts: Facts) {
+        self.interval.store(facts.interval, Ordering::Relaxed);
+        self.checkpoint.store(facts.checkpoint, Ordering::Relaxed);
+        self.free.store(facts.free_bytes, Ordering::Relaxed);
+        self.total.store(facts.total_bytes, Ordering::Relaxed);
+    }
+
+    pub fn facts(&self) -> Facts {
+        Facts {
+            interval: self.interval.load(Ordering::Relaxed),
+            checkpoint: self.checkpoint.load(Ordering::Relaxed),
+            free_bytes: self.free.load(Ordering::Relaxed),
+            total_bytes: self.total.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The brick took itself out of service. It stays so.
+    pub fn set_failed(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+}

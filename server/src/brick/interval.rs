@@ -1,0 +1,69 @@
+//! The number of the 10-second interval into which changes are logged.
+//!
+//! The lead counts; the others follow what they hear in its pings. It never goes back, also
+//! not over a restart: the store remembers the last one with each checkpoint.
+
+use proto_rules::Tick;
+use proto_rules::time::MS;
+
+const INTERVAL: u64 = 10_000 * MS;
+
+#[derive(Debug)]
+pub struct IntervalClock {
+    current: u64,
+    began: Tick,
+}
+
+impl IntervalClock {
+    /// `last`: the newest number that this brick may have used before.
+    pub fn after(last: u64, now: Tick) -> Self {
+        Self { current: last + 1, began: now }
+    }
+
+    pub fn current(&self) -> u64 {
+        self.current
+    }
+
+    /// Time passes. `heard`: the lead's number, for whoever does not lead.
+    pub fn tick(&mut self, now: Tick, leads: bool, heard: u64) {
+        if leads && now.since(self.began) >= INTERVAL {
+            self.set(self.current + 1, now);
+        } else if !leads {
+            self.at_least(heard, now);
+        }
+    }
+
+    /// Of a hand-over, or of a ping.
+    pub fn at_least(&mut self, number: u64, now: Tick) {
+        if number > self.current {
+            self.set(number, now);
+        }
+    }
+
+    fn set(&mut self, number: u64, now: Tick) {
+        self.current = number;
+        self.began = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lead_counts_and_a_member_follows_but_never_back() {
+        let mut lead = IntervalClock::after(41, Tick(0));
+        lead.tick(Tick(INTERVAL - 1), true, 99);
+        assert_eq!(lead.current(), 42);
+        lead.tick(Tick(INTERVAL), true, 0);
+        assert_eq!(lead.current(), 43);
+        let mut member = IntervalClock::after(41, Tick(0));
+        member.tick(Tick(50 * INTERVAL), false, 0);
+        assert_eq!(member.current(), 42);
+        member.tick(Tick(50 * INTERVAL), false, 45);
+        member.tick(Tick(50 * INTERVAL), false, 44);
+        assert_eq!(member.current(), 45);
+        member.tick(Tick(51 * INTERVAL), true, 0);
+        assert_eq!(member.current(), 46, "a new lead goes on from what it knows");
+    }
+}

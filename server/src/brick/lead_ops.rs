@@ -1,0 +1,392 @@
+//! Leases, pins, renewals and locks: what a brick does with them while it leads.
+
+use proto::fop::{
+    Acquire, Answer, Done, Fop, Grant, KeyMsg, LeaseKey, Lock, Locked, Mode, Recall, Release,
+    Renewed, TestLock,
+};
+use proto::frame::{FrameKind, Header};
+use proto::{Epoch, Errno, Gfid, LeaseNumber, Refusal, SessionId};
+use proto_rules::Tick;
+use proto_rules::lease::Lease;
+use proto_rules::lease::table::{Ask, LeaseCommand, Reclaim, ReclaimedLease, term};
+use proto_rules::time::MS;
+
+use super::admit::Asked;
+use super::clock::{now, wall_ns};
+use super::connection::Conn;
+use super::core::Core;
+use super::request::{Outcome, Pending};
+use crate::lead::LockOutcome;
+
+/// A reclaim of fewer leases than this is a session's last.
+const RECLAIM_BATCH: usize = 4096;
+/// When nothing is due earlier, the table is looked at this often.
+const LOOK_EVERY: u64 = 100 * MS;
+
+impl Core {
+    /// Asks for one lease. A grant is put into the request.
+    pub fn ask(
+        &mut self,
+        pending: &mut Pending,
+        key: LeaseKey,
+        mode: Mode,
+        only_if_free: bool,
+    ) -> Asked {
+        let (id, session) = (self.fresh_id(), pending.head.session);
+        let Some(lead) = &mut self.lead else { return Asked::Refused(Refusal::NotLead) };
+        let commands = lead.table.ask(now(), Ask { session, id, key, mode, only_if_free });
+        let mut asked = Asked::Waits(id);
+        let mut others = Vec::new();
+        for command in commands {
+            match command {
+                LeaseCommand::Grant { ask, lease, pinned, .. } if ask == id => {
+                    pending.grants.push(self.grant_of(lease, pinned));
+                    asked = Asked::Go;
+                }
+                LeaseCommand::Refuse { ask, refusal, .. } if ask == id => {
+                    let without = only_if_free && refusal == Refusal::Busy;
+                    asked = if without { Asked::Go } else { Asked::Refused(refusal) };
+                }
+                other => others.push(other),
+            }
+        }
+        self.lease_commands(others);
+        asked
+    }
+
+    pub fn wait_for_lease(&mut self, id: u64, mut pending: Pending) {
+        pending.defer();
+        if let Some(lead) = &mut self.lead {
+            lead.waiting.insert(id, pending);
+        }
+    }
+
+    /// Takes a shared lease for the time of a read that came without one.
+    pub fn borrow_lease(&mut self, mut pending: Pending, key: LeaseKey) -> Option<Pending> {
+        let before = pending.grants.len();
+        match self.ask(&mut pending, key, Mode::Shared, false) {
+            Asked::Go => {
+                note_borrowed(&mut pending, before);
+                Some(pending)
+            }
+            Asked::Refused(refusal) => {
+                self.refuse(pending, refusal);
+                None
+            }
+            Asked::Waits(id) => {
+                pending.borrowing = true;
+                self.wait_for_lease(id, pending);
+                None
+            }
+        }
+    }
+
+    pub fn give_back(&mut self, session: SessionId, lease: Lease) {
+        let Some(lead) = &mut self.lead else { return };
+        let commands = lead.table.on_return(now(), session, lease, Mode::None, false);
+        self.lease_commands(commands);
+    }
+
+    fn term_ms(&self) -> u32 {
+        (term(now(), self.member.serve_until()) / MS) as u32
+    }
+
+    fn grant_of(&self, lease: Lease, pinned: bool) -> Grant {
+        Grant {
+            key: lease.key.into(),
+            mode: lease.mode as i32,
+            number: lease.number,
+            term_ms: self.term_ms(),
+            pinned,
+        }
+    }
+
+    /// The creator holds the new inode's lease, under the number of the directory's part.
+    pub fn grant_created(
+        &mut self,
+        session: SessionId,
+        gfid: Gfid,
+        number: LeaseNumber,
+    ) -> Option<Grant> {
+        let lead = self.lead.as_mut()?;
+        lead.table.created(now(), session, gfid, number);
+        let lease = lead.table.held(session, LeaseKey::Inode(gfid))?;
+        Some(self.grant_of(lease, false))
+    }
+
+    /// A shared lease for one of many inodes found, if nobody has to give one back for it.
+    /// `Some(None)`: no lease was wished for, and the attributes may be shown all the same.
+    pub fn grant_if_free(
+        &mut self,
+        session: SessionId,
+        key: LeaseKey,
+        wished: bool,
+    ) -> Option<Option<Grant>> {
+        let id = self.fresh_id();
+        let lead = self.lead.as_mut()?;
+        let held = lead.table.held(session, key);
+        let ask = Ask { session, id, key, mode: Mode::Shared, only_if_free: true };
+        let commands = lead.table.ask(now(), ask);
+        let granted = commands.into_iter().find_map(|command| match command {
+            LeaseCommand::Grant { lease, pinned, .. } => Some((lease, pinned)),
+            _ => None,
+        });
+        let (lease, pinned) = granted?;
+        if wished {
+            return Some(Some(self.grant_of(lease, pinned)));
+        }
+        if held.is_none() {
+            self.give_back(session, lease);
+        }
+        Some(None)
+    }
+
+    pub fn pin(&mut self, session: SessionId, gfid: Gfid) {
+        if let Some(lead) = &mut self.lead {
+            lead.table.pin(session, gfid);
+        }
+    }
+
+    /// Carries out what the lease table says.
+    pub fn lease_commands(&mut self, commands: Vec<LeaseCommand>) {
+        for command in commands {
+            match command {
+                LeaseCommand::Grant { ask, lease, pinned, .. } => self.granted(ask, lease, pinned),
+                LeaseCommand::Refuse { ask, refusal, .. } => {
+                    let waiting = self.lead.as_mut().and_then(|l| l.waiting.remove(&ask));
+                    if let Some(pending) = waiting {
+                        self.refuse(pending, refusal);
+                    }
+                }
+                LeaseCommand::Recall { session, lease, keep } => self.recall(session, lease, keep),
+                LeaseCommand::Settle { scope, raise } => self.start_settle(scope, raise),
+                LeaseCommand::NoteGraced { epoch } => self.start_noting(epoch),
+                LeaseCommand::Forget { session, unpinned } => self.forget_session(session, unpinned),
+            }
+        }
+    }
+
+    fn granted(&mut self, ask: u64, lease: Lease, pinned: bool) {
+        let waiting = self.lead.as_mut().and_then(|l| l.waiting.remove(&ask));
+        let Some(mut pending) = waiting else { return };
+        let before = pending.grants.len();
+        pending.grants.push(self.grant_of(lease, pinned));
+        if std::mem::take(&mut pending.borrowing) {
+            note_borrowed(&mut pending, before);
+        }
+        self.advance(pending);
+    }
+
+    fn recall(&mut self, session: SessionId, lease: Lease, keep: Mode) {
+        self.setup.metrics.recalls.add(1);
+        // Without a connection the holder learns of it by its next renewal, or dies.
+        let Some(conn) = self.connection_of(session) else { return };
+        let recall =
+            Recall { key: lease.key.into(), number: lease.number, keep: keep as i32 };
+        let mut header = Header::new(FrameKind::Push);
+        header.session = session.0;
+        header.epoch = self.epoch().0;
+        conn.push(header, &recall, bytes::Bytes::new());
+        conn.outbox.wake();
+    }
+
+    pub fn lead_tick(&mut self, now: Tick) {
+        let Some(lead) = &mut self.lead else { return };
+        let commands = lead.table.tick(now);
+        self.lease_commands(commands);
+    }
+
+    /// How long until `tick` has something to do.
+    pub fn next_tick_in(&self, now: Tick) -> u64 {
+        let wake = self.lead.as_ref().and_then(|lead| lead.table.next_wake());
+        wake.map_or(LOOK_EVERY, |at| at.since(now).clamp(MS, LOOK_EVERY))
+    }
+
+    /// A request of class Lead.
+    pub fn lead_request(&mut self, mut pending: Pending) {
+        if pending.conn.peer().is_some() {
+            return self.fail(pending, Errno::EPERM);
+        }
+        if let Some(refusal) = self.not_leading(&pending) {
+            return match pending.call.fop {
+                Fop::Renew(_) if refusal == Refusal::NotLead => self.renew_at_member(pending),
+                // What a new lead still collects, reclaims cannot be judged without.
+                Fop::Acquire(_) if refusal == Refusal::Grace => self.refuse(pending, Refusal::Busy),
+                _ => self.refuse(pending, refusal),
+            };
+        }
+        let mark = match &pending.call.fop {
+            Fop::Renew(a) => proto::Seq(a.mark.max(pending.head.mark.0)),
+            _ => pending.head.mark,
+        };
+        self.member.windows.set_mark(pending.head.session, mark);
+        match pending.call.fop.clone() {
+            Fop::Acquire(Acquire {}) if self.reclaims(&pending) => self.reclaim(pending),
+            Fop::Acquire(Acquire {}) => {
+                if let Some(pending) = self.take_leases(pending) {
+                    self.answer(pending, Outcome::Done(Answer::Done(Done {}).into()));
+                }
+            }
+            Fop::Release(release) => self.release(pending, &release),
+            Fop::Renew(_) => self.renew(pending),
+            Fop::Lock(lock) => {
+                pending.wants.clear();
+                self.lock(pending, &lock);
+            }
+            Fop::TestLock(TestLock { lock }) => self.test_lock(pending, &lock),
+            _ => self.fail(pending, Errno::ENOSYS),
+        }
+    }
+
+    /// In a grace every Acquire is a reclaim, also an empty one: nothing was held.
+    fn reclaims(&self, pending: &Pending) -> bool {
+        let serving = self.lead.as_ref().is_some_and(|l| l.table.serving());
+        pending.wants.iter().any(|w| w.reclaim.is_some())
+            || (!serving && pending.wants.iter().all(|w| w.mode == Mode::None as i32))
+    }
+
+    fn reclaim(&mut self, mut pending: Pending) {
+        let Some(lead) = &mut self.lead else { return };
+        let wants = std::mem::take(&mut pending.wants);
+        let reclaim = Reclaim {
+            session: pending.head.session,
+            leases: wants
+                .iter()
+                .filter_map(|w| {
+                    Some(ReclaimedLease {
+                        key: w.key.into(),
+                        number: w.reclaim?,
+                        last_renewed_epoch: Epoch(w.last_renewed_epoch),
+                    })
+                })
+                .collect(),
+            pins: wants.iter().filter(|w| w.open).map(|w| w.key.gfid).collect(),
+            last: wants.len() < RECLAIM_BATCH,
+        };
+        match lead.table.reclaim(now(), &reclaim, &self.member.numbers) {
+            Err(refusal) => self.refuse(pending, refusal),
+            Ok((reclaimed, commands)) => {
+                for lease in reclaimed.granted {
+                    pending.grants.push(self.grant_of(lease, false));
+                }
+                self.answer(pending, Outcome::Done(Answer::Done(Done {}).into()));
+                self.lease_commands(commands);
+            }
+        }
+    }
+
+    fn release(&mut self, pending: Pending, release: &Release) {
+        let (session, now) = (pending.head.session, now());
+        let mut commands = Vec::new();
+        let mut unpinned = Vec::new();
+        if let Some(lead) = &mut self.lead {
+            for back in &release.returns {
+                let keep = Mode::try_from(back.keep).unwrap_or(Mode::None);
+                let lease =
+                    Lease { key: back.key.into(), mode: Mode::Exclusive, number: back.number };
+                commands.extend(lead.table.on_return(now, session, lease, keep, back.open));
+            }
+            let last = release.unpin.iter().filter(|gfid| lead.table.unpin(session, **gfid));
+            unpinned.extend(last.copied());
+        }
+        self.answer(pending, Outcome::Done(Answer::Done(Done {}).into()));
+        self.lease_commands(commands);
+        self.forget_orphans(unpinned);
+    }
+
+    fn renew(&mut self, pending: Pending) {
+        let term = term(now(), self.member.serve_until());
+        let Some(lead) = &mut self.lead else { return };
+        match lead.table.renew(now(), pending.head.session, term, &[]) {
+            Err(refusal) => self.refuse(pending, refusal),
+            Ok(renewed) => {
+                let overdue = renewed.overdue.into_iter().map(KeyMsg::from).collect();
+                self.answer_renewal(pending, (renewed.term / MS) as u32, overdue);
+            }
+        }
+    }
+
+    /// A member that does not lead takes the session's mark and renews nothing.
+    fn renew_at_member(&mut self, pending: Pending) {
+        if let Fop::Renew(a) = &pending.call.fop {
+            self.member.windows.set_mark(pending.head.session, proto::Seq(a.mark));
+        }
+        self.answer_renewal(pending, 0, Vec::new());
+    }
+
+    fn answer_renewal(&mut self, pending: Pending, term_ms: u32, overdue: Vec<KeyMsg>) {
+        let map_version = self.map.as_ref().map_or(0, |map| map.version);
+        let renewed = Renewed { term_ms, overdue, time_ns: wall_ns(), map_version };
+        self.answer(pending, Outcome::Done(Answer::Renewed(renewed).into()));
+    }
+
+    fn lock(&mut self, mut pending: Pending, lock: &Lock) {
+        let (id, session) = (self.fresh_id(), pending.head.session);
+        let Some(lead) = &mut self.lead else { return };
+        if !lead.table.serving() {
+            return self.refuse(pending, Refusal::Grace);
+        }
+        if !lead.table.knows(session) {
+            return self.refuse(pending, Refusal::UnknownSession);
+        }
+        let (outcome, next, interrupted) = lead.locks.lock(session, lock, id);
+        match outcome {
+            LockOutcome::Done => {
+                self.answer(pending, Outcome::Done(Answer::Locked(Locked::default()).into()));
+            }
+            LockOutcome::Failed(errno) => self.fail(pending, errno),
+            LockOutcome::Waits => {
+                pending.defer();
+                lead.lock_waiting.insert(id, pending);
+            }
+        }
+        self.locks_granted(next);
+        for waiter in interrupted {
+            let waiting = self.lead.as_mut().and_then(|l| l.lock_waiting.remove(&waiter));
+            if let Some(pending) = waiting {
+                self.fail(pending, Errno::EINTR);
+            }
+        }
+    }
+
+    pub fn locks_granted(&mut self, waiters: Vec<u64>) {
+        for waiter in waiters {
+            let waiting = self.lead.as_mut().and_then(|l| l.lock_waiting.remove(&waiter));
+            if let Some(pending) = waiting {
+                self.answer(pending, Outcome::Done(Answer::Locked(Locked::default()).into()));
+            }
+        }
+    }
+
+    fn test_lock(&mut self, pending: Pending, lock: &Lock) {
+        let session = pending.head.session;
+        let conflict = self.lead.as_ref().and_then(|lead| lead.locks.test(session, lock));
+        self.answer(pending, Outcome::Done(Answer::Locked(Locked { conflict }).into()));
+    }
+
+    /// A connection has ended: its requests wait for nothing any more.
+    pub fn cancel_waits(&mut self, conn: &Conn) {
+        let Some(lead) = &mut self.lead else { return };
+        let gone: Vec<u64> =
+            lead.waiting.iter().filter(|(_, p)| p.conn.id == conn.id).map(|(id, _)| *id).collect();
+        let mut commands = Vec::new();
+        for id in gone {
+            lead.waiting.remove(&id);
+            commands.extend(lead.table.cancel(now(), conn.session, id));
+        }
+        let waiters = lead.lock_waiting.iter().filter(|(_, p)| p.conn.id == conn.id);
+        for waiter in waiters.map(|(id, _)| *id).collect::<Vec<_>>() {
+            lead.lock_waiting.remove(&waiter);
+            lead.locks.cancel(waiter);
+        }
+        self.lease_commands(commands);
+    }
+}
+
+/// The newest grant of the request is for its own time only.
+fn note_borrowed(pending: &mut Pending, before: usize) {
+    for grant in pending.grants.drain(before..) {
+        let mode = Mode::try_from(grant.mode).unwrap_or(Mode::None);
+        pending.borrowed.push(Lease { key: grant.key.into(), mode, number: grant.number });
+    }
+}

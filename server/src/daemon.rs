@@ -1,0 +1,102 @@
+//! The daemon's life: opens its parts in order, runs until a signal, stops them in reverse.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use proto::{BrickId, Epoch, Incarnation, VolumeId};
+use proto_grpc::peer::{BrickRun, HealRun};
+use proto_rules::SetKey;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::pool::bricks::{BrickSpec, Bricks, HealStatus, Members};
+use crate::pool::{Hooks, Pool, brick_driver};
+use crate::rpc;
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting, with the file or port concerned.
+pub async fn run(
+    config: Config,
+    hooks: impl FnOnce(&Pool) -> anyhow::Result<Hooks>,
+) -> anyhow::Result<()> {
+    let pool = start(config, hooks).await?;
+    let mut term = signal(SignalKind::terminate()).context("signals")?;
+    let mut int = signal(SignalKind::interrupt()).context("signals")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    tracing::info!("stopping");
+    pool.shutdown().await;
+    Ok(())
+}
+
+/// Opens the pool, connects its hooks, and opens the control port.
+///
+/// # Errors
+/// As [`run`].
+pub async fn start(
+    config: Config,
+    hooks: impl FnOnce(&Pool) -> anyhow::Result<Hooks>,
+) -> anyhow::Result<Pool> {
+    let pool = Pool::open(config).await?;
+    let hooks = hooks(&pool)?;
+    pool.attach(hooks.clone());
+    rpc::serve(&pool).await?;
+    tokio::spawn(brick_driver::drive(pool.clone(), Arc::clone(&hooks.bricks)));
+    Ok(pool)
+}
+
+/// Hooks of a peer that has no bricks.
+pub fn no_bricks() -> Hooks {
+    let none = Arc::new(NoBricks);
+    Hooks { bricks: none.clone(), heal: none.clone(), members: none }
+}
+
+/// A witness: votes, holds nothing.
+struct NoBricks;
+
+#[async_trait]
+impl Bricks for NoBricks {
+    async fn prepare(&self, _: &BrickSpec, _: bool) -> Result<(), String> {
+        Err("this peer holds no bricks".into())
+    }
+
+    async fn abandon(&self, _: &BrickSpec) {}
+
+    async fn start(&self, _: &BrickSpec) -> Result<(), String> {
+        Err("this peer holds no bricks".into())
+    }
+
+    async fn stop(&self, _: &BrickSpec) {}
+
+    fn status(&self, _: VolumeId) -> Vec<BrickRun> {
+        Vec::new()
+    }
+}
+
+impl HealStatus for NoBricks {
+    fn heal_status(&self, _: VolumeId) -> Vec<HealRun> {
+        Vec::new()
+    }
+}
+
+#[async_trait]
+impl Members for NoBricks {
+    async fn stop_promising(&self, _: SetKey, _: Epoch, _: BrickId) -> bool {
+        false
+    }
+
+    async fn agree_join(
+        &self,
+        _: SetKey,
+        _: Epoch,
+        _: BrickId,
+        _: Incarnation,
+    ) -> Result<(), String> {
+        Err("this peer holds no bricks".into())
+    }
+}

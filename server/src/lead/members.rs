@@ -1,0 +1,156 @@
+//! The other members of a set, reached as a peer.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::transport::{
+    BrickClient, Connector, Counters, Identity, Proof, Pushes, Target,
+};
+use proto::fop::{Call, Fop, Recall, Return, Under, Vouch};
+use proto::map::{SetMap, VolumeMap};
+use proto::{BrickId, Epoch, Errno, Failure, SessionId};
+
+use crate::brick::BrickIdentity;
+
+/// A member that has not answered after this time is asked again, or given up by the epoch.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections between peers belong to no session.
+const NO_SESSION: SessionId = SessionId(0);
+
+/// Makes the proof that this peer belongs to the pool.
+pub trait PeerCredential: Send + Sync + 'static {
+    /// `None` while this peer is in no pool.
+    fn proof(&self, brick: BrickId, session: SessionId) -> Option<Vec<u8>>;
+}
+
+/// Clients of the set's bricks other than this one.
+pub struct Members {
+    identity: BrickIdentity,
+    credential: Arc<dyn PeerCredential>,
+    counters: Arc<Counters>,
+    known: BTreeMap<BrickId, Arc<BrickClient>>,
+    in_sync: Vec<BrickId>,
+    lead: Option<BrickId>,
+}
+
+impl Members {
+    pub fn new(identity: BrickIdentity, credential: Arc<dyn PeerCredential>) -> Self {
+        Self {
+            identity,
+            credential,
+            counters: Arc::default(),
+            known: BTreeMap::new(),
+            in_sync: Vec::new(),
+            lead: None,
+        }
+    }
+
+    pub fn on_map(&mut self, map: &VolumeMap, set: &SetMap) {
+        let me = self.identity.brick;
+        let others = set.members.iter().filter(|m| m.brick != me);
+        let targets: BTreeMap<BrickId, Target> = others
+            .filter_map(|m| {
+                let peer = map.peer(m.peer)?;
+                let (host, port) = (peer.host.clone(), peer.data_port);
+                Some((m.brick, Target { brick: m.brick, host, port }))
+            })
+            .collect();
+        self.known.retain(|brick, _| targets.contains_key(brick));
+        for (brick, target) in targets {
+            match self.known.get(&brick) {
+                Some(client) => client.set_target(target),
+                None => {
+                    if let Some(client) = self.connect(target) {
+                        self.known.insert(brick, client);
+                    }
+                }
+            }
+        }
+        self.in_sync = set.in_sync().map(|m| m.brick).filter(|b| *b != me).collect();
+        self.lead = set.lead;
+    }
+
+    fn connect(&self, target: Target) -> Option<Arc<BrickClient>> {
+        let proof = self.credential.proof(target.brick, NO_SESSION)?;
+        let identity = Identity {
+            session: NO_SESSION,
+            proof: Proof::Peer(proof.into()),
+            host: format!("peer {}", self.identity.peer),
+        };
+        let connector = Connector::new(identity, Arc::new(NoPushes), self.counters.clone());
+        Some(BrickClient::new(target, connector))
+    }
+
+    /// The other in-sync members.
+    pub fn in_sync(&self) -> Vec<Member> {
+        let member = |brick: &BrickId| {
+            Some(Member { brick: *brick, client: self.known.get(brick)?.clone() })
+        };
+        self.in_sync.iter().filter_map(member).collect()
+    }
+
+    /// Asks the lead about a session and leases that are not remembered here.
+    pub fn vouch(
+        &self,
+        epoch: Epoch,
+        session: SessionId,
+        under: Vec<Under>,
+    ) -> impl Future<Output = Result<(), Failure>> + 'static {
+        let lead = self.lead.and_then(|lead| self.known.get(&lead)).cloned();
+        async move {
+            let client = lead.ok_or(Errno::ENOTCONN)?;
+            let fop = Vouch { session: session.0, under }.into();
+            call(&client, epoch, fop).await.map(|_| ())
+        }
+    }
+}
+
+/// One of the other in-sync members.
+#[derive(Clone)]
+pub struct Member {
+    pub brick: BrickId,
+    client: Arc<BrickClient>,
+}
+
+impl Member {
+    /// # Errors
+    /// The member's own answer; ETIMEDOUT or ENOTCONN when there was none.
+    pub async fn call(&self, epoch: Epoch, fop: Fop) -> Result<Return, Failure> {
+        call(&self.client, epoch, fop).await
+    }
+
+    /// As `call`, with bulk data.
+    ///
+    /// # Errors
+    /// As `call`.
+    pub async fn send(&self, epoch: Epoch, call: Call) -> Result<Return, Failure> {
+        exchange(&self.client, epoch, &call).await
+    }
+}
+
+async fn call(client: &BrickClient, epoch: Epoch, fop: Fop) -> Result<Return, Failure> {
+    exchange(client, epoch, &Call::new(fop)).await
+}
+
+async fn exchange(client: &BrickClient, epoch: Epoch, call: &Call) -> Result<Return, Failure> {
+    let answer = client.call(call, epoch, Vec::new(), Vec::new());
+    match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => {
+            tracing::debug!(brick = %client.brick(), %error, "member");
+            Err(Errno::ENOTCONN.into())
+        }
+        Err(_) => Err(Errno::ETIMEDOUT.into()),
+    }
+}
+
+/// Members push nothing to peers.
+struct NoPushes;
+
+impl Pushes for NoPushes {
+    fn recall(&self, _: BrickId, _: Recall) {}
+
+    fn welcome(&self, _: BrickId, _: Epoch, _: u64) {}
+}

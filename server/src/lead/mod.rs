@@ -1,0 +1,53 @@
+//! What only the lead of a set does: leases, locks, recalls, settles.
+//!
+//! Purpose: drive the rules' lease table: keep the requests that wait for a lease, push
+//! recalls, collect and copy unsettled changes when a lease ends badly, take over as a new
+//! lead.
+//!
+//! Assumes: it runs on the brick's thread; `settle` and `takeover` are tasks of it that reach
+//! the other members through the client library's transport, as a peer.
+//!
+//! Promises: every command of the table is carried out or tried again until the epoch ends;
+//! nothing is granted while it is not.
+//!
+//! Deliberately does not: judge. Who may have what, and when, is `proto_rules::lease::table`.
+
+mod locks;
+mod members;
+mod settle;
+mod takeover;
+
+use std::collections::BTreeMap;
+
+use proto_rules::lease::table::LeaseTable;
+
+pub use locks::{LockKind, LockOutcome, Locks};
+pub use members::{Members, PeerCredential};
+
+use crate::brick::Pending;
+
+/// The lead's own state, gone when it leads no more.
+pub struct Lead {
+    pub table: LeaseTable,
+    pub locks: Locks,
+    /// Requests that wait for a lease, by the ask's id.
+    pub waiting: BTreeMap<u64, Pending>,
+    /// Requests that wait for a lock, by the waiter's number.
+    pub lock_waiting: BTreeMap<u64, Pending>,
+}
+
+impl Lead {
+    pub fn new(table: LeaseTable) -> Self {
+        Self {
+            table,
+            locks: Locks::default(),
+            waiting: BTreeMap::new(),
+            lock_waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Everything that waits, to be refused: the lead leads no more.
+    pub fn into_waiting(self) -> impl Iterator<Item = Pending> {
+        self.waiting.into_values().chain(self.lock_waiting.into_values())
+    }
+}

@@ -1,0 +1,94 @@
+//! Keeps this peer's bricks as the pool's state wants them: served while their volume is started.
+//!
+//! One task per brick, so that a disk that hangs delays no other brick's start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::BrickId;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Pool;
+use super::bricks::{BrickSpec, Bricks};
+use super::state::PoolState;
+
+/// Starts that failed are tried again, and a brick that stopped by itself is started again.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// Runs for as long as the daemon does.
+pub async fn drive(pool: Pool, bricks: Arc<dyn Bricks>) {
+    let mut state = pool.watch_state();
+    let mut tasks: BTreeMap<BrickId, (watch::Sender<bool>, JoinHandle<()>)> = BTreeMap::new();
+    loop {
+        let wanted = wanted(&pool, &state.borrow_and_update().clone());
+        tasks.retain(|brick, (start, task)| {
+            let (keep, started) = match wanted.get(brick) {
+                Some((_, started)) => (true, *started),
+                None => (false, false),
+            };
+            start.send_if_modified(|old| std::mem::replace(old, started) != started);
+            // A dropped sender ends the task after it has stopped the brick.
+            keep && !task.is_finished()
+        });
+        for (brick, (spec, started)) in wanted {
+            tasks.entry(brick).or_insert_with(|| {
+                let (sender, receiver) = watch::channel(started);
+                (sender, tokio::spawn(keep(spec, bricks.clone(), receiver)))
+            });
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn wanted(pool: &Pool, state: &PoolState) -> BTreeMap<BrickId, (BrickSpec, bool)> {
+    let own = state.bricks().filter(|(_, _, member)| member.peer == pool.id());
+    own.map(|(volume, set, member)| {
+        let spec = BrickSpec {
+            volume: volume.id,
+            volume_name: volume.name.clone(),
+            set: set.id,
+            brick: member.brick,
+            path: member.path.clone(),
+        };
+        (member.brick, (spec, volume.started))
+    })
+    .collect()
+}
+
+async fn keep(spec: BrickSpec, bricks: Arc<dyn Bricks>, mut started: watch::Receiver<bool>) {
+    let mut last_error = String::new();
+    loop {
+        let start = *started.borrow_and_update();
+        if start {
+            match bricks.start(&spec).await {
+                Ok(()) => last_error.clear(),
+                Err(error) if error == last_error => {}
+                Err(error) => {
+                    tracing::error!(
+                        volume = spec.volume_name,
+                        path = spec.path,
+                        error,
+                        "brick not started"
+                    );
+                    last_error = error;
+                }
+            }
+        } else {
+            bricks.stop(&spec).await;
+        }
+        let changed = async {
+            match start {
+                true => tokio::time::timeout(AGAIN, started.changed()).await.unwrap_or(Ok(())),
+                false => started.changed().await,
+            }
+        };
+        if changed.await.is_err() {
+            bricks.stop(&spec).await;
+            return;
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the pool needs from the parts that own bricks, heals and promises.
+//!
+//! Set once, before the control port opens. Until then, and on a witness, a peer answers that it has no bricks.
+
+use async_trait::async_trait;
+use proto::{BrickId, Epoch, Incarnation, SetId, VolumeId};
+use proto_grpc::peer::{BrickRun, HealRun};
+use proto_rules::SetKey;
+use serde::{Deserialize, Serialize};
+
+/// One brick of this peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BrickSpec {
+    pub volume: VolumeId,
+    pub volume_name: String,
+    pub set: SetId,
+    pub brick: BrickId,
+    /// Absolute, plain.
+    pub path: String,
+}
+
+/// The brick manager. Errors are one line for people, without the brick's name.
+#[async_trait]
+pub trait Bricks: Send + Sync + 'static {
+    /// Makes the folder and marks it as this brick. Refuses a missing parent folder, the root
+    /// file system without `force`, a brick of another volume, a file system without xattrs.
+    async fn prepare(&self, spec: &BrickSpec, force: bool) -> Result<(), String>;
+
+    /// Takes `prepare` back, or frees the folder of a deleted volume: removes the mark of
+    /// exactly this brick, and what `prepare` made if it is empty. Files stay.
+    async fn abandon(&self, spec: &BrickSpec);
+
+    /// Serves the brick. Called again at every chance; does nothing when it is served.
+    async fn start(&self, spec: &BrickSpec) -> Result<(), String>;
+
+    /// Stops serving, cleanly. Does nothing when it is not served.
+    async fn stop(&self, spec: &BrickSpec);
+
+    /// Every brick of the volume that this peer serves now.
+    fn status(&self, volume: VolumeId) -> Vec<BrickRun>;
+}
+
+/// What heals know; answered from memory at once.
+pub trait HealStatus: Send + Sync + 'static {
+    fn heal_status(&self, volume: VolumeId) -> Vec<HealRun>;
+}
+
+/// This peer's members' part in membership changes: the promise rules behind a seam.
+#[async_trait]
+pub trait Members: Send + Sync + 'static {
+    /// Stops promising `victim` in `epoch`, for ever, and returns when the last promise given
+    /// to it has run out. False when this peer has no in-sync member there in that epoch.
+    async fn stop_promising(&self, set: SetKey, epoch: Epoch, victim: BrickId) -> bool;
+
+    /// Agrees that this incarnation may join in `epoch`, for all of this peer's members.
+    async fn agree_join(
+        &self,
+        set: SetKey,
+        epoch: Epoch,
+        joiner: BrickId,
+        incarnation: Incarnation,
+    ) -> Result<(), String>;
+}

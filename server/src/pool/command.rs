@@ -1,0 +1,158 @@
+//! What the pool's replicated log says: every change of the configuration is one of these.
+//!
+//! Commands are facts that were checked before; `apply` checks again whatever could have
+//! changed in between, and refuses with a sentence for people. Proposing the same command
+//! twice (an answer was lost) never does the thing twice.
+
+use proto::map::SetMap;
+use proto::{BrickId, Epoch, PeerId, VolumeId};
+use proto_rules::SetKey;
+use proto_rules::set::SetEntry;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first entry of a pool.
+    CreatePool {
+        secrets: PoolSecrets,
+        first: NewPeer,
+    },
+    AddPeer(NewPeer),
+    /// Refused while the peer holds bricks.
+    RemovePeer {
+        peer: PeerId,
+    },
+    /// The peer's address or ports changed.
+    UpdatePeer(NewPeer),
+    CreateVolume(NewVolume),
+    StartVolume {
+        name: String,
+        force: bool,
+    },
+    StopVolume {
+        name: String,
+        force: bool,
+    },
+    DeleteVolume {
+        name: String,
+    },
+    SetOptions {
+        name: String,
+        options: Vec<(String, String)>,
+    },
+    /// `None` resets all.
+    ResetOptions {
+        name: String,
+        option: Option<String>,
+    },
+    /// Only the SHA-256 of the token's 32 random bytes is kept.
+    AddClient {
+        name: String,
+        hash: [u8; 32],
+        created_s: u64,
+    },
+    RemoveClient {
+        name: String,
+    },
+    /// Membership of sets; each is void or not by itself.
+    Membership(Vec<(SetKey, SetEntry)>),
+}
+
+/// What only peers may know. Never printed.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoolSecrets {
+    pub pool_id: Uuid,
+    pub ca_pem: String,
+    pub ca_key_pem: String,
+    /// HMAC key of tickets.
+    pub ticket_key: [u8; 32],
+}
+
+impl std::fmt::Debug for PoolSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PoolSecrets({})", self.pool_id)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewPeer {
+    pub id: PeerId,
+    pub host: String,
+    pub control_port: u16,
+    pub data_port: u16,
+    pub promise_port: u16,
+    pub witness: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewVolume {
+    pub id: VolumeId,
+    pub name: String,
+    pub replica: u16,
+    pub stripe: u16,
+    pub transport: String,
+    /// In the order of the command line: consecutive `replica` bricks form a set.
+    pub bricks: Vec<NewBrick>,
+    pub created_s: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewBrick {
+    pub id: BrickId,
+    pub peer: PeerId,
+    pub path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CommandReply {
+    /// `index` is the entry's place in the log.
+    Done {
+        index: u64,
+    },
+    /// Nothing changed; why, in one line.
+    Refused(String),
+    Membership {
+        index: u64,
+        results: Vec<(SetKey, SetResult)>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SetResult {
+    NewEpoch { epoch: Epoch, lead_changed: bool },
+    Noted,
+    Void(String),
+}
+
+impl CommandReply {
+    /// # Errors
+    /// The refusal.
+    pub fn done(self) -> Result<u64, String> {
+        match self {
+            CommandReply::Done { index } | CommandReply::Membership { index, .. } => Ok(index),
+            CommandReply::Refused(why) => Err(why),
+        }
+    }
+}
+
+/// A set before its first start.
+pub fn unstarted_set(id: u32, bricks: &[NewBrick]) -> SetMap {
+    use proto::map::{MemberMap, MemberState};
+    SetMap {
+        id: proto::SetId(id),
+        epoch: Epoch::NONE,
+        lead: None,
+        members: bricks
+            .iter()
+            .map(|b| MemberMap {
+                brick: b.id,
+                peer: b.peer,
+                path: b.path.clone(),
+                state: MemberState::Out,
+                incarnation: proto::Incarnation(0),
+                reason: "the volume was never started".into(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,144 @@
+//! Evictions: who lacks whose promise, who is silent, who goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use proto::map::SetMap;
+use proto::{BrickId, PeerId};
+use proto_grpc::peer::PingRequest;
+use proto_rules::SetKey;
+use proto_rules::set::{SetEntry, choose_eviction};
+
+use super::{Ask, LACK_FRESH, Shared, lock, set_of};
+use crate::pool::command::Command;
+use crate::pool::state::PoolState;
+use crate::pool::{Pool, clock};
+
+/// A peer that is up answers a ping in a millisecond; one that is dead answers a connection
+/// attempt at once or never.
+const PING_TIMEOUT: Duration = Duration::from_millis(400);
+
+type Lacks = BTreeMap<SetKey, BTreeSet<(BrickId, BrickId)>>;
+
+/// Starts work on every set for which members lack promises and nothing is under way.
+pub fn consider(pool: &Pool, memory: &Shared) {
+    let state = pool.state();
+    let mut lacks = Lacks::new();
+    {
+        let mut memory = lock(memory);
+        let now = clock::now();
+        memory.lacks.retain(|(set, _, _), (epoch, at)| {
+            now.since(*at) < LACK_FRESH && set_of(&state, *set).is_some_and(|m| m.epoch == *epoch)
+        });
+        let due: Vec<_> =
+            memory.lacks.keys().copied().filter(|(s, _, _)| !memory.busy.contains(s)).collect();
+        for (set, holder, giver) in due {
+            lacks.entry(set).or_default().insert((holder, giver));
+            memory.busy.insert(set);
+        }
+    }
+    if lacks.is_empty() {
+        return;
+    }
+    let (pool, memory) = (pool.clone(), memory.clone());
+    tokio::spawn(async move {
+        let sets: Vec<SetKey> = lacks.keys().copied().collect();
+        evict(&pool, &state, lacks).await;
+        lock(&memory).busy.retain(|set| !sets.contains(set));
+    });
+}
+
+/// All sets of one event together, so that a dead peer costs one round of questions and one
+/// entry in the log.
+async fn evict(pool: &Pool, state: &PoolState, lacks: Lacks) {
+    let silent = silent(pool, state, &lacks).await;
+    let mut chosen = Vec::new();
+    for (key, lacks) in &lacks {
+        let Some(map) = set_of(state, *key) else { continue };
+        let mute = map.in_sync().filter(|m| silent.contains(&m.peer)).map(|m| m.brick).collect();
+        if let Some(victim) = choose_eviction(map, &mute, lacks) {
+            chosen.push((*key, map, victim));
+        }
+    }
+    let mute = &silent;
+    let agreed = chosen.iter().map(|(key, map, victim)| async move {
+        let agreed = one_agrees(pool, state, *key, map, *victim).await;
+        agreed.then(|| (*key, entry(map, *victim, mute)))
+    });
+    let entries: Vec<_> =
+        futures_util::future::join_all(agreed).await.into_iter().flatten().collect();
+    if entries.is_empty() {
+        return;
+    }
+    tracing::warn!(?entries, "evicting");
+    if let Err(error) = pool.propose(Command::Membership(entries)).await {
+        tracing::warn!(%error, "eviction not committed");
+    }
+}
+
+fn entry(map: &SetMap, victim: BrickId, silent: &BTreeSet<PeerId>) -> SetEntry {
+    let peer = map.member(victim).map(|m| m.peer).filter(|p| silent.contains(p));
+    match peer {
+        Some(peer) => SetEntry::EvictPeer {
+            epoch: map.epoch,
+            peer,
+            reason: "its peer does not answer".into(),
+        },
+        None => SetEntry::Evict {
+            epoch: map.epoch,
+            brick: victim,
+            reason: "it and another member do not hear each other".into(),
+        },
+    }
+}
+
+/// Peers of the sets concerned that do not answer the leader either.
+async fn silent(pool: &Pool, state: &PoolState, lacks: &Lacks) -> BTreeSet<PeerId> {
+    let peers: BTreeSet<PeerId> = lacks
+        .keys()
+        .filter_map(|key| set_of(state, *key))
+        .flat_map(|map| map.in_sync().map(|m| m.peer))
+        .filter(|peer| *peer != pool.id())
+        .collect();
+    let pings = peers.into_iter().map(|peer| async move {
+        let answers = answers(pool, state, peer).await;
+        (!answers).then_some(peer)
+    });
+    futures_util::future::join_all(pings).await.into_iter().flatten().collect()
+}
+
+async fn answers(pool: &Pool, state: &PoolState, peer: PeerId) -> bool {
+    let Some(mut client) = state.peers.get(&peer).and_then(|p| pool.peer_client(p).ok()) else {
+        return false;
+    };
+    let ping = client.ping(PingRequest {});
+    matches!(tokio::time::timeout(PING_TIMEOUT, ping).await, Ok(Ok(_)))
+}
+
+/// Whether a remaining in-sync member stopped promising the victim and waited: one is enough,
+/// because the victim serves only with the promises of all.
+async fn one_agrees(
+    pool: &Pool,
+    state: &PoolState,
+    set: SetKey,
+    map: &SetMap,
+    victim: BrickId,
+) -> bool {
+    let ask = &Ask::StopPromising { set, epoch: map.epoch, victim };
+    let victims = map.member(victim).map(|m| m.peer);
+    let others: BTreeSet<PeerId> =
+        map.in_sync().map(|m| m.peer).filter(|p| Some(*p) != victims).collect();
+    let mut asks: FuturesUnordered<_> = others
+        .iter()
+        .filter_map(|id| state.peers.get(id))
+        .map(|peer| pool.ask(peer, ask))
+        .collect();
+    while let Some(answer) = asks.next().await {
+        match answer {
+            Ok(()) => return true,
+            Err(why) => tracing::info!(why, "a member did not agree to an eviction"),
+        }
+    }
+    false
+}

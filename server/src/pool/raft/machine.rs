@@ -1,0 +1,177 @@
+//! Feeds committed entries to [`apply`] and publishes the outcome; snapshots in RocksDB.
+//!
+//! The state lives in memory. A restart reads the last snapshot and applies the log behind it
+//! again, which `apply` being pure makes the same state.
+
+use std::io::Cursor;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use anyhow::Context;
+use openraft::storage::{RaftStateMachine, Snapshot};
+use openraft::{
+    Entry, EntryPayload, LogId, RaftSnapshotBuilder, SnapshotMeta, StorageIOError, StoredMembership,
+};
+use rocksdb::{DB, WriteOptions};
+use serde::{Deserialize, Serialize};
+
+use super::{RaftPeer, StorageError, Types};
+use crate::pool::command::CommandReply;
+use crate::pool::published::Published;
+use crate::pool::state::PoolState;
+use crate::pool::state::apply::apply;
+
+/// Column family of the snapshot.
+pub const STATE: &str = "state";
+const SNAPSHOT: &[u8] = b"snapshot";
+
+#[derive(Clone)]
+pub struct Machine {
+    db: Arc<DB>,
+    published: Arc<Published>,
+    current: Arc<Mutex<Applied>>,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Applied {
+    last: Option<LogId<u64>>,
+    membership: StoredMembership<u64, RaftPeer>,
+    state: PoolState,
+}
+
+/// What is stored and sent.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    meta: SnapshotMeta<u64, RaftPeer>,
+    applied: Applied,
+}
+
+impl Machine {
+    /// Reads the last snapshot; blocking, for the start only.
+    ///
+    /// # Errors
+    /// RocksDB's, or a snapshot that cannot be read.
+    pub fn open(db: Arc<DB>, published: Arc<Published>) -> anyhow::Result<Self> {
+        let applied = match read(&db)? {
+            Some(stored) => stored.applied,
+            None => Applied::default(),
+        };
+        published.publish(&applied.state);
+        Ok(Self { db, published, current: Arc::new(Mutex::new(applied)) })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Applied> {
+        self.current.lock().expect("no panic under this lock")
+    }
+
+    async fn store(&self, text: Vec<u8>) -> std::io::Result<()> {
+        let db = self.db.clone();
+        let write = move || -> anyhow::Result<()> {
+            let state = db.cf_handle(STATE).context("no state column family")?;
+            let mut options = WriteOptions::default();
+            options.set_sync(true);
+            Ok(db.put_cf_opt(state, SNAPSHOT, text, &options)?)
+        };
+        tokio::task::spawn_blocking(move || write().map_err(std::io::Error::other))
+            .await
+            .map_err(std::io::Error::other)?
+    }
+}
+
+fn read(db: &DB) -> anyhow::Result<Option<Stored>> {
+    let state = db.cf_handle(STATE).context("no state column family")?;
+    let Some(text) = db.get_cf(state, SNAPSHOT)? else { return Ok(None) };
+    Ok(Some(serde_json::from_slice(&text).context("stored pool state")?))
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, RaftPeer>), StorageError> {
+        let current = self.current();
+        Ok((current.last, current.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<CommandReply>, StorageError>
+    where
+        I: IntoIterator<Item = Entry<Types>> + Send,
+        I::IntoIter: Send,
+    {
+        let mut current = self.current();
+        let mut replies = Vec::new();
+        for entry in entries {
+            let index = entry.log_id.index;
+            current.last = Some(entry.log_id);
+            replies.push(match entry.payload {
+                EntryPayload::Blank => CommandReply::Done { index },
+                EntryPayload::Normal(command) => apply(&mut current.state, index, &command),
+                EntryPayload::Membership(membership) => {
+                    current.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    CommandReply::Done { index }
+                }
+            });
+            current.state.applied = index;
+        }
+        self.published.publish(&current.state);
+        Ok(replies)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, RaftPeer>,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
+        let text = snapshot.into_inner();
+        let stored: Stored = serde_json::from_slice(&text)
+            .map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
+        self.store(text)
+            .await
+            .map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), &e))?;
+        let mut current = self.current();
+        *current = stored.applied;
+        self.published.publish(&current.state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        let db = self.db.clone();
+        let stored = tokio::task::spawn_blocking(move || read(&db).map_err(std::io::Error::other))
+            .await
+            .map_err(std::io::Error::other)
+            .and_then(|r| r)
+            .map_err(|e| StorageIOError::read_snapshot(None, &e))?;
+        stored.map(snapshot_of).transpose()
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        let applied = self.current().clone();
+        let snapshot_id = applied.last.map_or_else(String::new, |id| id.to_string());
+        let meta = SnapshotMeta {
+            last_log_id: applied.last,
+            last_membership: applied.membership.clone(),
+            snapshot_id,
+        };
+        let snapshot = snapshot_of(Stored { meta, applied })?;
+        self.store(snapshot.snapshot.get_ref().clone())
+            .await
+            .map_err(|e| StorageIOError::write_snapshot(Some(snapshot.meta.signature()), &e))?;
+        Ok(snapshot)
+    }
+}
+
+fn snapshot_of(stored: Stored) -> Result<Snapshot<Types>, StorageError> {
+    let text = serde_json::to_vec(&stored)
+        .map_err(|e| StorageIOError::read_snapshot(Some(stored.meta.signature()), &e))?;
+    Ok(Snapshot { meta: stored.meta, snapshot: Box::new(Cursor::new(text)) })
+}

@@ -1,0 +1,176 @@
+//! The pool's replicated state: peers, volumes, options, slots, membership, clients.
+//!
+//! A value. [`apply`](apply::apply) is the only way to change it and is pure, so that every
+//! peer that applied the same log holds the same state. Knows nothing of raft's types.
+
+pub mod apply;
+pub mod slots;
+pub mod validate;
+pub mod voters;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proto::map::{MemberMap, PeerAddress, SetMap, VolumeMap};
+use proto::options::VolumeOptions;
+use proto::{BrickId, PeerId, SetId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::command::PoolSecrets;
+
+/// Raised when a stored snapshot of an older program can no longer be read as it is.
+pub const STATE_FORMAT: u32 = 1;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolState {
+    pub format: u32,
+    /// Log index of the last entry applied.
+    pub applied: u64,
+    /// `None` until the pool's first entry.
+    pub secrets: Option<PoolSecrets>,
+    pub peers: BTreeMap<PeerId, PeerState>,
+    /// Node numbers of detached peers, whose certificates are void. Never used again.
+    pub removed_nodes: BTreeSet<u64>,
+    pub volumes: BTreeMap<VolumeId, Arc<VolumeState>>,
+    pub clients: BTreeMap<String, ClientState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerState {
+    pub id: PeerId,
+    /// Raft node number and certificate serial: the log index of the entry that added the peer.
+    pub node: u64,
+    pub host: String,
+    pub control_port: u16,
+    pub data_port: u16,
+    pub promise_port: u16,
+    pub witness: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeState {
+    pub id: VolumeId,
+    pub name: String,
+    pub replica: u16,
+    pub stripe: u16,
+    pub stripe_block: u32,
+    pub transport: String,
+    pub started: bool,
+    pub ever_started: bool,
+    pub created_s: u64,
+    /// Log index of the last entry that changed the volume's map.
+    pub version: u64,
+    pub sets: Vec<SetMap>,
+    pub slots: Arc<Vec<SetId>>,
+    /// Only what was set, as text; validated when it was set.
+    pub options: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClientState {
+    pub hash: [u8; 32],
+    pub created_s: u64,
+}
+
+impl PoolState {
+    pub fn volume_by_name(&self, name: &str) -> Option<&Arc<VolumeState>> {
+        self.volumes.values().find(|v| v.name == name)
+    }
+
+    pub fn peer_by_node(&self, node: u64) -> Option<&PeerState> {
+        self.peers.values().find(|p| p.node == node)
+    }
+
+    /// Every brick of the pool with its volume and set.
+    pub fn bricks(&self) -> impl Iterator<Item = (&VolumeState, &SetMap, &MemberMap)> {
+        self.volumes.values().flat_map(|v| {
+            v.sets.iter().flat_map(move |s| s.members.iter().map(move |m| (v.as_ref(), s, m)))
+        })
+    }
+
+    pub fn holds_bricks(&self, peer: PeerId) -> bool {
+        self.bricks().any(|(_, _, m)| m.peer == peer)
+    }
+
+    /// The map that clients and bricks of `volume` work with.
+    pub fn map_of(&self, volume: &VolumeState) -> VolumeMap {
+        let peers: BTreeSet<PeerId> =
+            volume.sets.iter().flat_map(|s| s.members.iter().map(|m| m.peer)).collect();
+        VolumeMap {
+            version: volume.version,
+            volume: volume.id,
+            name: volume.name.clone(),
+            started: volume.started,
+            replica: volume.replica,
+            stripe: volume.stripe,
+            stripe_block: volume.stripe_block,
+            sets: volume.sets.clone(),
+            slots: volume.slots.as_ref().clone(),
+            peers: peers.iter().filter_map(|p| self.peers.get(p)).map(PeerState::address).collect(),
+            options: volume.parsed_options(),
+        }
+    }
+}
+
+impl PeerState {
+    pub fn address(&self) -> PeerAddress {
+        PeerAddress {
+            peer: self.id,
+            host: self.host.clone(),
+            control_port: self.control_port,
+            data_port: self.data_port,
+            promise_port: self.promise_port,
+        }
+    }
+}
+
+impl VolumeState {
+    pub fn parsed_options(&self) -> VolumeOptions {
+        let mut options = VolumeOptions::default();
+        for (name, value) in &self.options {
+            // A value that an older program accepted and this one does not keeps its default.
+            if let Err(error) = options.set(name, value) {
+                tracing::warn!(volume = self.name, %error, "stored option ignored");
+            }
+        }
+        options
+    }
+
+    pub fn bricks(&self) -> impl Iterator<Item = &MemberMap> {
+        self.sets.iter().flat_map(|s| &s.members)
+    }
+
+    pub fn brick_count(&self) -> usize {
+        self.sets.iter().map(|s| s.members.len()).sum()
+    }
+
+    /// How many groups of stripe × replica bricks.
+    pub fn distribute(&self) -> usize {
+        self.brick_count() / (usize::from(self.replica.max(1)) * usize::from(self.stripe.max(1)))
+    }
+
+    /// The type's name as GlusterFS prints it.
+    pub fn type_name(&self) -> &'static str {
+        match (self.distribute() > 1, self.stripe > 1, self.replica > 1) {
+            (_, false, false) => "Distribute",
+            (false, false, true) => "Replicate",
+            (false, true, false) => "Stripe",
+            (false, true, true) => "Striped-Replicate",
+            (true, false, true) => "Distributed-Replicate",
+            (true, true, false) => "Distributed-Stripe",
+            (true, true, true) => "Distributed-Striped-Replicate",
+        }
+    }
+
+    pub fn status_name(&self) -> &'static str {
+        match (self.started, self.ever_started) {
+            (true, _) => "Started",
+            (false, true) => "Stopped",
+            (false, false) => "Created",
+        }
+    }
+
+    pub fn set_of_brick(&self, brick: BrickId) -> Option<&SetMap> {
+        self.sets.iter().find(|s| s.member(brick).is_some())
+    }
+}

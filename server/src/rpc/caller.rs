@@ -1,0 +1,82 @@
+//! Who calls, and what that allows.
+
+use proto::PeerId;
+use proto_grpc::Credential;
+use proto_grpc::credential::{AUTHORIZATION, Kind};
+use sha2::{Digest, Sha256};
+use tonic::{Request, Status};
+
+use crate::pool::Pool;
+use crate::pool::tls::Connection;
+use crate::pool::token::equal;
+
+/// The message by which a peer learns that it was detached while it was away.
+pub const DETACHED: &str = "this peer was detached from the pool";
+
+/// Who asks for tickets and maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Root of this peer's machine.
+    Local,
+    Client(String),
+}
+
+pub fn connection<T>(request: &Request<T>) -> Connection {
+    request.extensions().get::<Connection>().cloned().unwrap_or_default()
+}
+
+/// A peer of our pool, by its certificate.
+///
+/// # Errors
+/// No certificate of the pool, or one of a detached peer.
+pub fn peer<T>(pool: &Pool, request: &Request<T>) -> Result<PeerId, Status> {
+    let (id, node) = connection(request)
+        .peer
+        .ok_or_else(|| Status::unauthenticated("only peers of the pool may ask this"))?;
+    // Unknown here but not removed: this peer's log is behind, the CA's word counts.
+    match pool.state().removed_nodes.contains(&node) {
+        true => Err(Status::permission_denied(DETACHED)),
+        false => Ok(id),
+    }
+}
+
+/// Whoever may administer the pool: root of this peer's machine.
+///
+/// # Errors
+/// Anybody else.
+pub fn admin<T>(pool: &Pool, request: &Request<T>) -> Result<(), Status> {
+    match caller(pool, request)? {
+        Caller::Local => Ok(()),
+        Caller::Client(name) => Err(Status::permission_denied(format!(
+            "client {name} may mount volumes but not administer the pool"
+        ))),
+    }
+}
+
+/// Whoever may mount.
+///
+/// # Errors
+/// No credential, or a wrong one.
+pub fn caller<T>(pool: &Pool, request: &Request<T>) -> Result<Caller, Status> {
+    if connection(request).local {
+        return Ok(Caller::Local);
+    }
+    let header = request.metadata().get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let header = header.ok_or_else(|| {
+        Status::unauthenticated(
+            "a credential is needed; 'brick client add NAME' on a peer makes a token",
+        )
+    })?;
+    let wrong = || Status::unauthenticated("the credential is not valid for this pool");
+    let (kind, name, secret) = Credential::from_bearer(header).ok_or_else(wrong)?;
+    match kind {
+        Kind::Local if pool.is_local_secret(&secret) => Ok(Caller::Local),
+        Kind::Local => Err(wrong()),
+        Kind::Client => {
+            let hash: [u8; 32] = Sha256::digest(secret).into();
+            let state = pool.state();
+            let known = state.clients.get(&name).is_some_and(|c| equal(&c.hash, &hash));
+            known.then_some(Caller::Client(name)).ok_or_else(wrong)
+        }
+    }
+}

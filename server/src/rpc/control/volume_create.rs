@@ -1,0 +1,203 @@
+//! `volume create`: everything is checked, every brick is prepared, then the volume exists.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proto::{BrickId, PeerId, SetId, VolumeId};
+use proto_grpc::control::{Message, VolumeCreateRequest};
+use proto_grpc::peer::{Blob, PrepareBrickRequest};
+use tonic::Status;
+
+use super::{hosts, message, peers, pool_error, refuse};
+use crate::pool::bricks::BrickSpec;
+use crate::pool::command::{Command, CommandReply, NewBrick, NewVolume};
+use crate::pool::state::{PeerState, PoolState, validate};
+use crate::pool::{Pool, files};
+
+/// A disk that takes longer than this to make a folder is no good brick.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
+
+pub async fn create(pool: &Pool, request: VolumeCreateRequest) -> Result<Message, Status> {
+    check_text(&request).map_err(refuse)?;
+    pool_of_one(pool).await?;
+    let state = pool.state();
+    let volume = resolve(pool, &state, &request).await?;
+    validate::new_volume(&state, &volume).map_err(refuse)?;
+    if !request.force {
+        one_peer_per_set(&state, &volume).map_err(refuse)?;
+    }
+    all_reachable(pool, &state, &volume).await?;
+    prepare(pool, &state, &volume, request.force).await?;
+    match pool.propose(Command::CreateVolume(volume.clone())).await {
+        Ok(CommandReply::Refused(why)) => {
+            abandon(pool, &state, &volume).await;
+            Err(refuse(why))
+        }
+        Ok(_) => Ok(message("success: please start the volume to access data")),
+        // It may have been committed all the same: the bricks stay prepared.
+        Err(error) => Err(pool_error(&error)),
+    }
+}
+
+/// What can be said without knowing the pool.
+fn check_text(request: &VolumeCreateRequest) -> Result<(), String> {
+    validate::name(&request.name)?;
+    for brick in &request.bricks {
+        if !hosts::plausible(&brick.host) {
+            return Err(format!("'{}' is not a host name or address", brick.host));
+        }
+        validate::brick_path(&brick.path)?;
+    }
+    Ok(())
+}
+
+/// The first volume on an un-pooled peer makes a pool of one.
+async fn pool_of_one(pool: &Pool) -> Result<(), Status> {
+    if pool.membership().is_some() {
+        return Ok(());
+    }
+    let config = pool.config();
+    let own = config.advertise.clone().or(config.bind().map(|ip| ip.to_string()));
+    let own = own.unwrap_or_else(|| {
+        rustix::system::uname().nodename().to_str().unwrap_or("localhost").to_owned()
+    });
+    pool.ensure_pooled(&own).await.map_err(|e| Status::internal(format!("{e:#}")))
+}
+
+async fn resolve(
+    pool: &Pool,
+    state: &PoolState,
+    request: &VolumeCreateRequest,
+) -> Result<NewVolume, Status> {
+    let count = |n: u32, what: &str| {
+        u16::try_from(n.max(1)).map_err(|_| refuse(format!("{what} count {n} is too large")))
+    };
+    let mut bricks = Vec::with_capacity(request.bricks.len());
+    for brick in &request.bricks {
+        let peer = hosts::find(pool, state, &brick.host).await.ok_or_else(|| {
+            refuse(format!(
+                "Host {0} is not in 'Peer in Cluster' state; 'brick peer probe {0}' first",
+                brick.host
+            ))
+        })?;
+        bricks.push(NewBrick { id: BrickId::random(), peer: peer.id, path: brick.path.clone() });
+    }
+    let transport = if request.transport.is_empty() { "tcp" } else { &request.transport };
+    Ok(NewVolume {
+        id: VolumeId::random(),
+        name: request.name.clone(),
+        replica: count(request.replica, "replica")?,
+        stripe: count(request.stripe, "stripe")?,
+        transport: transport.into(),
+        bricks,
+        created_s: files::wall_s(),
+    })
+}
+
+/// Two copies on one peer are lost together.
+fn one_peer_per_set(state: &PoolState, volume: &NewVolume) -> Result<(), String> {
+    for set in volume.bricks.chunks(usize::from(volume.replica)) {
+        let mut peers = BTreeSet::new();
+        if let Some(twice) = set.iter().find(|b| !peers.insert(b.peer)) {
+            let host = state.peers.get(&twice.peer).map_or("", |p| p.host.as_str());
+            return Err(format!(
+                "a replica set has two bricks on {host}, which would be lost together; \
+                 use 'force' to do it all the same"
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn all_reachable(pool: &Pool, state: &PoolState, volume: &NewVolume) -> Result<(), Status> {
+    let ids: BTreeSet<PeerId> = volume.bricks.iter().map(|b| b.peer).collect();
+    let asked = ids
+        .iter()
+        .filter_map(|id| state.peers.get(id))
+        .map(|peer| async move { (peer, peers::reachable(pool, peer).await) });
+    for (peer, there) in futures_util::future::join_all(asked).await {
+        if !there {
+            return Err(refuse(format!(
+                "Host {} is not connected; start brickd there and check 'brick peer status'",
+                peer.host
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn specs<'a>(
+    state: &'a PoolState,
+    volume: &'a NewVolume,
+) -> impl Iterator<Item = (&'a PeerState, BrickSpec)> {
+    volume.bricks.iter().enumerate().filter_map(|(at, brick)| {
+        let set = u32::try_from(at / usize::from(volume.replica)).ok()?;
+        let spec = BrickSpec {
+            volume: volume.id,
+            volume_name: volume.name.clone(),
+            set: SetId(set),
+            brick: brick.id,
+            path: brick.path.clone(),
+        };
+        Some((state.peers.get(&brick.peer)?, spec))
+    })
+}
+
+/// All bricks, or none: a failure takes back what the others did.
+async fn prepare(
+    pool: &Pool,
+    state: &PoolState,
+    volume: &NewVolume,
+    force: bool,
+) -> Result<(), Status> {
+    let prepared = specs(state, volume).map(|(peer, spec)| async move {
+        let done = prepare_one(pool, peer, &spec, force).await;
+        done.map_err(|why| format!("brick {}:{}: {why}", peer.host, spec.path))
+    });
+    let failed = futures_util::future::join_all(prepared).await.into_iter().find_map(Result::err);
+    let Some(why) = failed else { return Ok(()) };
+    abandon(pool, state, volume).await;
+    Err(refuse(why))
+}
+
+async fn prepare_one(
+    pool: &Pool,
+    peer: &PeerState,
+    spec: &BrickSpec,
+    force: bool,
+) -> Result<(), String> {
+    if peer.id == pool.id() {
+        let hooks = pool.hooks().ok_or("the daemon is starting")?;
+        return hooks.bricks.prepare(spec, force).await;
+    }
+    let spec = serde_json::to_vec(spec).map_err(|e| e.to_string())?.into();
+    let mut request = tonic::Request::new(PrepareBrickRequest { spec, force });
+    request.set_timeout(PREPARE_TIMEOUT);
+    let mut client = pool.peer_client(peer).map_err(|e| e.message().to_owned())?;
+    client.prepare_brick(request).await.map(drop).map_err(|e| e.message().to_owned())
+}
+
+/// Also those whose outcome is unknown: a peer abandons only what this create prepared.
+async fn abandon(pool: &Pool, state: &PoolState, volume: &NewVolume) {
+    let abandoned = specs(state, volume).map(|(peer, spec)| async move {
+        if peer.id == pool.id() {
+            if let Some(hooks) = pool.hooks() {
+                hooks.bricks.abandon(&spec).await;
+            }
+            return;
+        }
+        let Ok(data) = serde_json::to_vec(&spec) else { return };
+        let mut request = tonic::Request::new(Blob { data: data.into() });
+        request.set_timeout(PREPARE_TIMEOUT);
+        let Ok(mut client) = pool.peer_client(peer) else { return };
+        if let Err(error) = client.abandon_brick(request).await {
+            tracing::warn!(
+                peer = peer.host,
+                path = spec.path,
+                error = error.message(),
+                "brick not taken back"
+            );
+        }
+    });
+    futures_util::future::join_all(abandoned).await;
+}

@@ -1,0 +1,173 @@
+//! `volume info | status | list`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::map::{MemberMap, MemberState, SetMap};
+use proto::{BrickId, PeerId};
+use proto_grpc::control::{
+    BrickInfo, BrickStatus, OptionValue, VolumeInfo, VolumeInfoReply, VolumeRequest, VolumeStatus,
+    VolumeStatusReply,
+};
+use proto_grpc::peer::BrickRun;
+use tonic::Status;
+
+use super::refuse;
+use crate::pool::Pool;
+use crate::pool::state::{PoolState, VolumeState};
+
+/// The named volume, or all of them by name.
+pub fn volumes(state: &PoolState, name: &str) -> Result<Vec<Arc<VolumeState>>, Status> {
+    let mut found: Vec<_> = state
+        .volumes
+        .values()
+        .filter(|v| matches!(name, "" | "all") || v.name == name)
+        .cloned()
+        .collect();
+    if found.is_empty() && !matches!(name, "" | "all") {
+        return Err(refuse(format!("Volume {name} does not exist")));
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+pub fn host(state: &PoolState, peer: PeerId) -> String {
+    state.peers.get(&peer).map_or_else(|| peer.to_string(), |p| p.host.clone())
+}
+
+pub fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::InSync => "in-sync",
+        MemberState::Syncing => "syncing",
+        MemberState::Out => "out",
+    }
+}
+
+pub async fn info(pool: &Pool, request: VolumeRequest) -> Result<VolumeInfoReply, Status> {
+    let state = pool.state();
+    let volumes = volumes(&state, &request.name)?;
+    Ok(VolumeInfoReply { volumes: volumes.iter().map(|v| info_of(&state, v)).collect() })
+}
+
+fn info_of(state: &PoolState, volume: &VolumeState) -> VolumeInfo {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    VolumeInfo {
+        name: volume.name.clone(),
+        uuid: volume.id.to_string(),
+        r#type: volume.type_name().into(),
+        status: volume.status_name().into(),
+        distribute: count(volume.distribute()),
+        stripe: volume.stripe.into(),
+        replica: volume.replica.into(),
+        num_bricks: count(volume.brick_count()),
+        transport: volume.transport.clone(),
+        bricks: volume
+            .bricks()
+            .map(|m| BrickInfo {
+                host: host(state, m.peer),
+                path: m.path.clone(),
+                uuid: m.brick.to_string(),
+                host_uuid: m.peer.to_string(),
+            })
+            .collect(),
+        options: volume
+            .options
+            .iter()
+            .map(|(name, value)| OptionValue { name: name.clone(), value: value.clone() })
+            .collect(),
+    }
+}
+
+pub async fn status(pool: &Pool, request: VolumeRequest) -> Result<VolumeStatusReply, Status> {
+    let state = pool.state();
+    let mut volumes = Vec::new();
+    for volume in self::volumes(&state, &request.name)? {
+        volumes.push(status_of(pool, &state, &volume).await);
+    }
+    Ok(VolumeStatusReply { volumes })
+}
+
+/// What each peer says of its bricks; `None` where it does not answer.
+type Runs = BTreeMap<PeerId, Option<BTreeMap<BrickId, BrickRun>>>;
+
+async fn runs(pool: &Pool, state: &PoolState, volume: &VolumeState) -> Runs {
+    let mut peers: Vec<PeerId> = volume.bricks().map(|m| m.peer).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    let asked = peers.into_iter().map(|id| async move {
+        let runs = match state.peers.get(&id) {
+            Some(peer) => pool.brick_runs(peer, volume.id).await,
+            None => None,
+        };
+        let by_id = |run: BrickRun| Some((BrickId::from_slice(&run.brick_id)?, run));
+        (id, runs.map(|runs| runs.into_iter().filter_map(by_id).collect()))
+    });
+    futures_util::future::join_all(asked).await.into_iter().collect()
+}
+
+async fn status_of(pool: &Pool, state: &PoolState, volume: &VolumeState) -> VolumeStatus {
+    let runs = runs(pool, state, volume).await;
+    let bricks = volume
+        .sets
+        .iter()
+        .flat_map(|set| set.members.iter().map(move |member| (set, member)))
+        .map(|(set, member)| brick_of(state, set, member, runs.get(&member.peer)))
+        .collect();
+    VolumeStatus {
+        name: volume.name.clone(),
+        status: volume.status_name().into(),
+        bricks,
+        alarms: alarms(volume),
+    }
+}
+
+fn brick_of(
+    state: &PoolState,
+    set: &SetMap,
+    member: &MemberMap,
+    runs: Option<&Option<BTreeMap<BrickId, BrickRun>>>,
+) -> BrickStatus {
+    let silent = matches!(runs, Some(None) | None);
+    let run = runs.and_then(Option::as_ref).and_then(|r| r.get(&member.brick)).cloned();
+    let run = run.unwrap_or_default();
+    let reason = match (silent, run.error.is_empty()) {
+        (true, _) => "its peer does not answer".to_owned(),
+        (false, false) => run.error,
+        (false, true) => member.reason.clone(),
+    };
+    BrickStatus {
+        host: host(state, member.peer),
+        path: member.path.clone(),
+        uuid: member.brick.to_string(),
+        online: run.online,
+        port: run.port,
+        pid: run.pid,
+        set: set.id.0,
+        state: state_name(member.state).into(),
+        reason,
+        lead: set.lead == Some(member.brick),
+        epoch: set.epoch.0,
+        incarnation: member.incarnation.0,
+        free_bytes: run.free_bytes,
+        total_bytes: run.total_bytes,
+    }
+}
+
+fn alarms(volume: &VolumeState) -> Vec<String> {
+    let options = volume.parsed_options();
+    let mut alarms = Vec::new();
+    for set in volume.sets.iter().filter(|_| volume.started) {
+        let members = u16::try_from(set.members.len()).unwrap_or(u16::MAX);
+        let in_sync = u16::try_from(set.in_sync().count()).unwrap_or(u16::MAX);
+        let needed = options.min_in_sync_of(members);
+        if in_sync < needed {
+            alarms.push(format!(
+                "set {}: {in_sync} of {members} in-sync, changes need {needed} and wait",
+                set.id
+            ));
+        } else if in_sync == 1 && members > 1 {
+            alarms.push(format!("set {}: one copy is left", set.id));
+        }
+    }
+    alarms
+}
