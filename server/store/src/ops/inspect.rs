@@ -1,0 +1,89 @@
+//! What a heal's source tells: everything of an inode, and the change log.
+
+use bytes::Bytes;
+use proto::attr::{Attr, Kind};
+use proto::error::Errno;
+use proto::fop::{Answer, Changed, ChangedItem, ChangedList, Inspect, Inspected, Return};
+use proto::ids::Gfid;
+
+use crate::store::{Ctx, Store};
+
+impl Store {
+    pub(crate) fn inspect(&mut self, a: &Inspect) -> Result<Return, Errno> {
+        let node = match self.node(a.gfid) {
+            Ok(node) => node,
+            Err(Errno::ESTALE) => return Ok(Answer::Inspected(nothing()).into()),
+            Err(errno) => return Err(errno),
+        };
+        let target = match node.kind {
+            Kind::Symlink => self.disk.read_link(node.fd())?.into(),
+            _ => Bytes::new(),
+        };
+        let (parent, name) = match self.db.place(a.gfid)? {
+            Some(place) => (place.parent, place.name.into()),
+            None => (Gfid::NIL, Bytes::new()),
+        };
+        Ok(Answer::Inspected(Inspected {
+            found: true,
+            attr: self.attr(&node)?,
+            xattrs: self.xattrs(&node)?,
+            target,
+            meta: Bytes::copy_from_slice(&node.rec.encode()),
+            parent,
+            name,
+            orphan: node.rec.nlink == 0,
+        })
+        .into())
+    }
+
+    /// One page of the change log.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn changed(&mut self, a: &Changed, ctx: &Ctx) -> Result<ChangedList, Errno> {
+        let mut list = self.changes.changed(&self.db, a)?;
+        if a.after.is_nil() && list.items.is_empty() {
+            list.current = list.current.max(ctx.interval);
+        }
+        Ok(list)
+    }
+
+    /// First interval for which the log has every change; `u64::MAX` while not known.
+    pub fn log_complete_since(&self) -> u64 {
+        self.changes.complete_since()
+    }
+
+    /// Drops log entries of intervals below `below`: every member has them on disk.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn trim_log(&mut self, below: u64) -> Result<(), Errno> {
+        self.changes.trim(&self.db, below)
+    }
+
+    /// A joiner takes over the lead's log, before it is in-sync.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn take_over_log(
+        &mut self,
+        items: &[ChangedItem],
+        interval: u64,
+        complete_since: u64,
+    ) -> Result<(), Errno> {
+        self.changes.take_over(&self.db, items, interval, complete_since)
+    }
+}
+
+fn nothing() -> Inspected {
+    Inspected {
+        found: false,
+        attr: Attr::default(),
+        xattrs: Vec::new(),
+        target: Bytes::new(),
+        meta: Bytes::new(),
+        parent: Gfid::NIL,
+        name: Bytes::new(),
+        orphan: false,
+    }
+}
