@@ -91,7 +91,7 @@ pub async fn probe(pool: &Pool, request: PeerProbeRequest) -> Result<PeerProbeRe
 
 pub async fn accept(pool: &Pool, request: PeerAcceptRequest) -> Result<Message, Status> {
     let ca = unhex(request.fingerprint.trim()).ok_or_else(|| {
-        refuse("a fingerprint has 64 hexadecimal digits; 'brick pool list' on the pool shows it")
+        refuse("a fingerprint has 64 hexadecimal digits; 'brick pool info' on the pool shows it")
     })?;
     pool.accept(ca).map_err(refuse)?;
     Ok(message("success; now probe this peer from the pool"))

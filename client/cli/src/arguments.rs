@@ -1,0 +1,218 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Administer a Brickwork pool.
+#[derive(Debug, Parser)]
+#[command(name = "brick", version, propagate_version = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub target: Target,
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// script: never ask for confirmation.
+    #[arg(long, global = true, value_enum, default_value = "interactive")]
+    pub mode: Mode,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which daemon to talk to.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Control socket of the local brickd.
+    #[arg(
+        long,
+        global = true,
+        env = "BRICK_SOCKET",
+        default_value = "/var/lib/brickd/control.sock"
+    )]
+    pub socket: PathBuf,
+    /// Talk to the brickd at HOST[:PORT] over TLS; needs --token-file.
+    #[arg(long, global = true, value_name = "HOST")]
+    pub host: Option<String>,
+    /// The credential for --host: that machine's local.token.
+    #[arg(long, global = true, env = "BRICK_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    Interactive,
+    Script,
+}
+
+/// The literal word `force`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Force {
+    Force,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The pool as a whole.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Peers of the pool.
+    #[command(subcommand)]
+    Peer(PeerCommand),
+    /// Volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Tokens with which other machines mount.
+    #[command(subcommand)]
+    Client(ClientCommand),
+    /// Mount a volume: the same as mount.brick.
+    Mount {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
+    /// Print the completion script of a shell.
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// All peers, this one included.
+    List,
+    /// Identifiers and fingerprints of the pool and of this peer.
+    Info,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PeerCommand {
+    /// Take HOST into the pool.
+    Probe {
+        host: String,
+        /// Refuse it unless its certificate has this SHA-256.
+        #[arg(long)]
+        fingerprint: Option<String>,
+    },
+    /// Let the pool whose CA certificate has this SHA-256 probe this peer.
+    Accept { fingerprint: String },
+    /// Remove HOST from the pool.
+    Detach {
+        host: String,
+        #[arg(value_enum)]
+        force: Option<Force>,
+    },
+    /// The other peers and whether they are connected.
+    Status,
+    /// Whether HOST can be stopped without interrupting a volume, and why not.
+    CanStop { host: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Create a volume: NAME [stripe S] [replica R] [transport tcp] HOST:/PATH... [force]
+    Create {
+        name: String,
+        #[arg(required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Start a volume.
+    Start {
+        name: String,
+        #[arg(value_enum)]
+        force: Option<Force>,
+    },
+    /// Stop a volume: its data cannot be reached until it is started again.
+    Stop {
+        name: String,
+        #[arg(value_enum)]
+        force: Option<Force>,
+    },
+    /// Forget a stopped volume. Its bricks keep their files.
+    Delete { name: String },
+    /// What volumes are made of.
+    Info { name: Option<String> },
+    /// How volumes are: bricks, processes, replicas.
+    Status { name: Option<String> },
+    /// Names of all volumes.
+    List,
+    /// Set options: NAME OPTION VALUE [OPTION VALUE...]; `set help` lists them.
+    Set {
+        name: String,
+        #[arg(value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Show an option, or all.
+    Get {
+        name: String,
+        #[arg(default_value = "all")]
+        option: String,
+    },
+    /// Set an option, or all, back to the default.
+    Reset {
+        name: String,
+        option: Option<String>,
+        #[arg(value_enum)]
+        force: Option<Force>,
+    },
+    /// Healing: how much is pending, how fast, how long.
+    Heal {
+        name: String,
+        #[arg(value_enum, default_value = "info")]
+        what: HealWhat,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HealWhat {
+    Info,
+    Watch,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Make a token for NAME and print it, once.
+    Add {
+        name: String,
+        /// Write it there, readable by its owner alone, instead of printing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    List,
+    /// Take NAME's token back.
+    Remove {
+        name: String,
+    },
+}
+
+impl Arguments {
+    pub fn script(&self) -> bool {
+        self.mode == Mode::Script
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in [
+            "brick --mode=script volume stop gv0 force --json",
+            "brick --json volume --mode=script stop gv0 force",
+        ] {
+            let arguments = Arguments::parse_from(line.split(' '));
+            assert!(arguments.json && arguments.script(), "{line}");
+        }
+        let create = "brick volume create gv0 replica 2 a:/x b:/x force --json";
+        let arguments = Arguments::parse_from(create.split(' '));
+        assert!(arguments.json);
+        let Command::Volume(VolumeCommand::Create { words, .. }) = arguments.command else {
+            panic!("not create");
+        };
+        assert_eq!(words, ["replica", "2", "a:/x", "b:/x", "force"]);
+    }
+}

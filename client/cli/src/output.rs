@@ -1,0 +1,88 @@
+//! What the command says and how it ends.
+
+use std::error::Error;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tonic::Status;
+
+/// How to speak.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    pub json: bool,
+    /// Confirmations are asked for, if there is somebody to ask.
+    pub ask: bool,
+}
+
+/// Why the command failed: one line.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    usage: bool,
+}
+
+impl Failure {
+    pub fn plain(message: impl Into<String>) -> Self {
+        Self { message: message.into(), usage: false }
+    }
+
+    /// The command line is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), usage: true }
+    }
+
+    pub fn not_running() -> Self {
+        Self::plain("Connection failed. Is brickd running?")
+    }
+
+    /// What the pool answered, behind the command's name; a lost connection as such.
+    pub fn of(command: &str, status: &Status) -> Self {
+        if status.source().is_some() {
+            return Self::not_running();
+        }
+        let message = status.message().replace('\n', " ");
+        Self::plain(match command {
+            "" => message,
+            _ => format!("{command}: failed: {message}"),
+        })
+    }
+}
+
+impl Output {
+    /// Prints the reply as JSON, or what `text` makes of it.
+    pub fn reply<T: Serialize>(self, reply: &T, text: impl FnOnce(&T) -> String) {
+        let line = match self.json {
+            true => serde_json::to_string(reply).unwrap_or_default(),
+            false => text(reply),
+        };
+        print(&line);
+    }
+
+    pub fn failure(self, failure: &Failure) -> ExitCode {
+        if self.json {
+            print(&serde_json::json!({ "error": failure.message }).to_string());
+        } else {
+            eprintln!("{}", failure.message);
+        }
+        ExitCode::from(if failure.usage { 2 } else { 1 })
+    }
+
+    /// True unless somebody at a terminal says no.
+    pub fn confirmed(self, question: &str) -> bool {
+        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        if !self.ask || self.json || !terminal {
+            return true;
+        }
+        print!("{question} (y/n) ");
+        let _ = std::io::stdout().flush();
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    }
+}
+
+/// A line on standard output; a reader that went away (`| head`) is no failure.
+pub fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

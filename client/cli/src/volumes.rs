@@ -1,0 +1,245 @@
+//! `volume create | start | stop | delete | info | status | list | set | get | reset`.
+
+use proto::options::OPTIONS;
+use proto_grpc::control::{
+    BrickStatus, Message, OptionValue, VolumeForceRequest, VolumeGetRequest, VolumeInfo,
+    VolumeRequest, VolumeSetRequest, VolumeStatus,
+};
+use tonic::{Response, Status};
+
+use crate::arguments::{Force, HealWhat, VolumeCommand};
+use crate::connection::Control;
+use crate::output::{Failure, Output};
+use crate::{grammar, heal};
+
+pub async fn run(
+    control: &mut Control,
+    output: Output,
+    command: VolumeCommand,
+) -> Result<(), Failure> {
+    match command {
+        VolumeCommand::Create { name, words } => create(control, output, &name, &words).await,
+        VolumeCommand::Start { name, force } => {
+            let request = VolumeForceRequest { name: name.clone(), force: force.is_some() };
+            done(output, &format!("volume start: {name}"), control.volume_start(request).await)
+        }
+        VolumeCommand::Stop { name, force } => stop(control, output, name, force).await,
+        VolumeCommand::Delete { name } => delete(control, output, name).await,
+        VolumeCommand::Info { name } => info(control, output, name).await,
+        VolumeCommand::Status { name } => status(control, output, name).await,
+        VolumeCommand::List => list(control, output).await,
+        VolumeCommand::Set { name, words } => set(control, output, name, &words).await,
+        VolumeCommand::Get { name, option } => get(control, output, name, option).await,
+        VolumeCommand::Reset { name, option, .. } => {
+            let option = option.filter(|o| o != "force").unwrap_or_default();
+            let request = VolumeGetRequest { name, option };
+            done(output, "volume reset", control.volume_reset(request).await)
+        }
+        VolumeCommand::Heal { name, what: HealWhat::Info } => {
+            heal::info(control, output, name).await
+        }
+        VolumeCommand::Heal { name, what: HealWhat::Watch } => {
+            heal::watch(control, output, name).await
+        }
+    }
+}
+
+/// `volume start: gv0: success`, or the failure in the same form.
+fn done(
+    output: Output,
+    command: &str,
+    reply: Result<Response<Message>, Status>,
+) -> Result<(), Failure> {
+    let reply = reply.map_err(|e| Failure::of(command, &e))?.into_inner();
+    output.reply(&reply, |r| format!("{command}: {}", r.message));
+    Ok(())
+}
+
+async fn create(
+    control: &mut Control,
+    output: Output,
+    name: &str,
+    words: &[String],
+) -> Result<(), Failure> {
+    let request = grammar::create(name, words)
+        .map_err(|why| Failure::usage(format!("volume create: {name}: {why}")))?;
+    done(output, &format!("volume create: {name}"), control.volume_create(request).await)
+}
+
+async fn stop(
+    control: &mut Control,
+    output: Output,
+    name: String,
+    force: Option<Force>,
+) -> Result<(), Failure> {
+    let question = "Stopping volume will make its data inaccessible. Do you want to continue?";
+    if !output.confirmed(question) {
+        return Err(Failure::plain("volume stop: nothing was changed"));
+    }
+    let request = VolumeForceRequest { name: name.clone(), force: force.is_some() };
+    done(output, &format!("volume stop: {name}"), control.volume_stop(request).await)
+}
+
+async fn delete(control: &mut Control, output: Output, name: String) -> Result<(), Failure> {
+    let question =
+        "Deleting volume will erase all information about the volume. Do you want to continue?";
+    if !output.confirmed(question) {
+        return Err(Failure::plain("volume delete: nothing was changed"));
+    }
+    let request = VolumeRequest { name: name.clone() };
+    done(output, &format!("volume delete: {name}"), control.volume_delete(request).await)
+}
+
+async fn info(control: &mut Control, output: Output, name: Option<String>) -> Result<(), Failure> {
+    let request = VolumeRequest { name: name.unwrap_or_default() };
+    let reply = control.volume_info(request).await.map_err(|e| Failure::of("", &e))?.into_inner();
+    output.reply(&reply, |r| match r.volumes.is_empty() {
+        true => "No volumes present".into(),
+        false => r.volumes.iter().map(info_text).collect::<Vec<_>>().join("\n\n"),
+    });
+    Ok(())
+}
+
+fn info_text(volume: &VolumeInfo) -> String {
+    let mut text = format!(
+        "Volume Name: {}\nType: {}\nVolume ID: {}\nStatus: {}\nNumber of Bricks: {}\n\
+         Transport-type: {}\nBricks:",
+        volume.name,
+        volume.r#type,
+        volume.uuid,
+        volume.status,
+        brick_count(volume),
+        volume.transport
+    );
+    for (n, brick) in volume.bricks.iter().enumerate() {
+        text += &format!("\nBrick{}: {}:{}", n + 1, brick.host, brick.path);
+    }
+    if !volume.options.is_empty() {
+        text += "\nOptions Reconfigured:";
+    }
+    for option in &volume.options {
+        text += &format!("\n{}: {}", option.name, option.value);
+    }
+    text
+}
+
+fn brick_count(volume: &VolumeInfo) -> String {
+    let total = volume.num_bricks;
+    match (volume.stripe > 1, volume.replica > 1) {
+        (false, false) => total.to_string(),
+        (true, false) => format!("{} x {} = {total}", volume.distribute, volume.stripe),
+        (false, true) => format!("{} x {} = {total}", volume.distribute, volume.replica),
+        (true, true) => {
+            format!("{} x {} x {} = {total}", volume.distribute, volume.stripe, volume.replica)
+        }
+    }
+}
+
+async fn status(
+    control: &mut Control,
+    output: Output,
+    name: Option<String>,
+) -> Result<(), Failure> {
+    let request = VolumeRequest { name: name.unwrap_or_default() };
+    let reply = control.volume_status(request).await.map_err(|e| Failure::of("", &e))?.into_inner();
+    output.reply(&reply, |r| match r.volumes.is_empty() {
+        true => "No volumes present".into(),
+        false => r.volumes.iter().map(status_text).collect::<Vec<_>>().join("\n\n"),
+    });
+    Ok(())
+}
+
+fn status_text(volume: &VolumeStatus) -> String {
+    let name = |b: &BrickStatus| format!("{}:{}", b.host, b.path);
+    let width = volume.bricks.iter().map(|b| name(b).len()).max().unwrap_or(0).max(5);
+    let mut text = format!(
+        "Status of volume: {} ({})\n{:width$}  Port   Online  Pid      State    Epoch   Lead  Incarnation",
+        volume.name, volume.status, "Brick"
+    );
+    for brick in &volume.bricks {
+        let known = |n: u32| if n == 0 { "N/A".to_owned() } else { n.to_string() };
+        text += &format!(
+            "\n{:width$}  {:5}  {:6}  {:7}  {:7}  {:6}  {:4}  {:x}",
+            name(brick),
+            known(brick.port),
+            if brick.online { "Y" } else { "N" },
+            known(brick.pid),
+            brick.state,
+            brick.epoch,
+            if brick.lead { "Y" } else { "" },
+            brick.incarnation
+        );
+        if !brick.reason.is_empty() {
+            text += &format!("\n{:width$}  ({})", "", brick.reason);
+        }
+    }
+    for alarm in &volume.alarms {
+        text += &format!("\nALARM: {alarm}");
+    }
+    text
+}
+
+async fn list(control: &mut Control, output: Output) -> Result<(), Failure> {
+    let reply = control.volume_info(VolumeRequest::default()).await;
+    let reply = reply.map_err(|e| Failure::of("", &e))?.into_inner();
+    let names: Vec<_> = reply.volumes.iter().map(|v| v.name.as_str()).collect();
+    output.reply(&serde_json::json!({ "volumes": names }), |_| match names.is_empty() {
+        true => "No volumes present in cluster".into(),
+        false => names.join("\n"),
+    });
+    Ok(())
+}
+
+async fn set(
+    control: &mut Control,
+    output: Output,
+    name: String,
+    words: &[String],
+) -> Result<(), Failure> {
+    if words.is_empty() || words.len() % 2 != 0 {
+        return Err(Failure::usage("volume set: NAME OPTION VALUE [OPTION VALUE...]"));
+    }
+    let options = words
+        .chunks(2)
+        .map(|pair| OptionValue { name: pair[0].clone(), value: pair[1].clone() })
+        .collect();
+    done(output, "volume set", control.volume_set(VolumeSetRequest { name, options }).await)
+}
+
+async fn get(
+    control: &mut Control,
+    output: Output,
+    name: String,
+    option: String,
+) -> Result<(), Failure> {
+    let reply = control.volume_get(VolumeGetRequest { name, option }).await;
+    let reply = reply.map_err(|e| Failure::of("volume get", &e))?.into_inner();
+    output.reply(&reply, |r| {
+        let width = r.options.iter().map(|o| o.name.len()).max().unwrap_or(0).max(6);
+        let mut lines = vec![format!("{:width$}  Value", "Option")];
+        lines.extend(r.options.iter().map(|o| format!("{:width$}  {}", o.name, o.value)));
+        lines.join("\n")
+    });
+    Ok(())
+}
+
+/// `volume set help`: needs no daemon.
+pub fn options_help(output: Output) {
+    let options: Vec<_> = OPTIONS
+        .iter()
+        .map(|o| {
+            serde_json::json!({
+                "name": o.name, "default_value": o.default, "range": o.range, "meaning": o.meaning
+            })
+        })
+        .collect();
+    output.reply(&serde_json::json!({ "options": options }), |_| {
+        let text = OPTIONS.iter().map(|o| {
+            format!(
+                "Option: {}\nDefault Value: {}\nRange: {}\nDescription: {}",
+                o.name, o.default, o.range, o.meaning
+            )
+        });
+        text.collect::<Vec<_>>().join("\n\n")
+    });
+}
