@@ -332,7 +332,7 @@ impl ChangeLog {
         let fresh =
             ask.after.is_nil() || self.snapshot.as_ref().is_none_or(|s| s.since != ask.since);
         if fresh {
-            self.snapshot = Some(self.take_snapshot(db, ask.since)?);
+            self.snapshot = Some(self.take_snapshot(db, ask)?);
         }
         let Some(snapshot) = &self.snapshot else { return Ok(list) };
         // A question with several pages is answered as of its first page: what changed since
@@ -349,7 +349,8 @@ impl ChangeLog {
         Ok(list)
     }
 
-    fn take_snapshot(&self, db: &Db, since: u64) -> Result<Snapshot, Errno> {
+    fn take_snapshot(&mut self, db: &Db, ask: &Changed) -> Result<Snapshot, Errno> {
+        let since = ask.since;
         let mut items: BTreeMap<Gfid, Delta> = BTreeMap::new();
         db.scan(CF_LOG, &key(since, Gfid::NIL), |k, v| {
             if let Some((_, gfid)) = parse_key(k) {
@@ -357,6 +358,9 @@ impl ChangeLog {
             }
             true
         })?;
+        if ask.advance {
+            self.enter(db, self.interval + 1)?;
+        }
         Ok(Snapshot { since, taken_at: self.interval, items })
     }
 

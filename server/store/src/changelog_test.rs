@@ -124,3 +124,16 @@ fn a_joiner_takes_over_the_log_and_its_mark() {
     assert!(!list.compare_all);
     assert_eq!(list.items[0].extents, [2, 4]);
 }
+
+#[test]
+fn a_closed_interval_takes_no_more_changes() {
+    let (_dir, db) = db();
+    let mut l = ChangeLog::begin(&db, 1000).unwrap();
+    log(&mut l, &db, 5, &[Touch::Attrs(gfid(1))]);
+    let list = l.changed(&db, &Changed { advance: true, ..ask(1) }).unwrap();
+    assert_eq!((list.items.len(), list.current), (1, 6));
+    // The caller's own count may lag behind; the same inode is logged again all the same.
+    log(&mut l, &db, 5, &[Touch::Attrs(gfid(1)), Touch::Attrs(gfid(2))]);
+    assert_eq!(l.changed(&db, &ask(list.current)).unwrap().items.len(), 2);
+    assert_eq!(l.current(), 6);
+}

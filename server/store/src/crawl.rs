@@ -34,7 +34,7 @@ pub fn open_db(disk: &dyn Disk, tree: &Tree, health: &Arc<Health>) -> Result<(Db
     })?;
     match Db::open(&path, health.clone()) {
         Ok(db) => Ok((db, fresh)),
-        Err(error) if error.kind() == rocksdb::ErrorKind::Corruption => {
+        Err(error) if is_lost(&error) => {
             tracing::error!(%error, brick = ?tree.path, "database corrupt: rebuilding it");
             let aside = format!("db-{}-{}", std::process::id(), crate::facts::wall_ns());
             disk.rename_at(tree.inner.as_fd(), b"db", tree.lost.as_fd(), aside.as_bytes(), 1)
@@ -46,6 +46,15 @@ pub fn open_db(disk: &dyn Disk, tree: &Tree, health: &Arc<Health>) -> Result<(Db
             Ok((Db::open(&path, health.clone()).map_err(refused)?, true))
         }
         Err(error) => Err(refused(error)),
+    }
+}
+
+/// Whether files of the database are damaged or missing, as against a disk or a memory error.
+fn is_lost(error: &rocksdb::Error) -> bool {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => true,
+        rocksdb::ErrorKind::IOError => error.to_string().contains("No such file or directory"),
+        _ => false,
     }
 }
 

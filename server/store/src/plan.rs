@@ -98,8 +98,8 @@ impl SumJob {
             if start >= self.size {
                 break;
             }
-            if start + BLOCK_BYTES > data.end {
-                data = self.next_data(start.max(data.end))?.unwrap_or(self.size..self.size);
+            if data.end <= start {
+                data = self.next_data(start)?.unwrap_or(self.size..u64::MAX);
             }
             let end = (start + BLOCK_BYTES).min(self.size);
             sums.push(if data.start >= end { 0 } else { self.sum(&mut block, start, end)? });

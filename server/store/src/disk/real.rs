@@ -2,19 +2,21 @@
 
 use std::ffi::CString;
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use proto::attr::{Kind, Time};
 use proto::error::Errno;
 use rustix::fs::{
-    AtFlags, Dev, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags,
+    AtFlags, Dev, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags,
     SeekFrom, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::ReadWriteFlags;
 
 use super::{At, Disk, FileHandle, Open, RawEntry, SpaceStat, Stat};
 
+/// Room for about 800 entries per call.
+const READ_DIR_BYTES: usize = 32 << 10;
 /// Bytes of the largest file handle (MAX_HANDLE_SZ of the kernel).
 const HANDLE_BYTES_MAX: usize = 128;
 
@@ -38,10 +40,11 @@ fn last_errno() -> Errno {
 }
 
 fn oflags(how: Open) -> (OFlags, Mode) {
+    // Reading for Brickwork is no access by the application: no access times on the way.
     let base = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match how {
         Open::Path => (base | OFlags::PATH, Mode::empty()),
-        Open::Directory => (base | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty()),
+        Open::Directory => (base | OFlags::DIRECTORY | OFlags::NOATIME, Mode::empty()),
         Open::File => (base | OFlags::RDWR | OFlags::NOATIME | OFlags::NONBLOCK, Mode::empty()),
         Open::New { mode } => (
             base | OFlags::RDWR | OFlags::NOATIME | OFlags::CREATE | OFlags::EXCL,
@@ -82,7 +85,7 @@ fn stat_of(s: &rustix::fs::Stat) -> Stat {
 
 impl Disk for RealDisk {
     fn open_root(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOATIME;
         rustix::fs::open(path, flags, Mode::empty()).map_err(e)
     }
 
@@ -352,15 +355,17 @@ impl Disk for RealDisk {
     }
 
     fn read_dir(&self, dir: BorrowedFd<'_>) -> Result<Vec<RawEntry>, Errno> {
+        rustix::fs::seek(dir, SeekFrom::Start(0)).map_err(e)?;
+        let mut buf = Vec::with_capacity(READ_DIR_BYTES);
+        let mut rows = RawDir::new(dir, buf.spare_capacity_mut());
         let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(dir.as_fd()).map_err(e)? {
+        while let Some(entry) = rows.next() {
             let entry = entry.map_err(e)?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
+            if !matches!(name, b"." | b"..") {
+                let kind = Kind::of_mode(entry.file_type().as_raw_mode());
+                entries.push(RawEntry { name: name.to_vec(), kind });
             }
-            let kind = Kind::of_mode(entry.file_type().as_raw_mode());
-            entries.push(RawEntry { name: name.to_vec(), kind });
         }
         Ok(entries)
     }

@@ -48,6 +48,12 @@ impl Store {
         Ok(list)
     }
 
+    /// The interval into which changes are logged now: the greatest that any call named, and
+    /// one more after each `Changed` with `advance`. This is the number for the lead's pings.
+    pub fn interval(&self) -> u64 {
+        self.changes.current()
+    }
+
     /// First interval for which the log has every change; `u64::MAX` while not known.
     pub fn log_complete_since(&self) -> u64 {
         self.changes.complete_since()
