@@ -13,6 +13,7 @@
 //! Deliberately does not: know file operations. It sees keys, ranges, names and reply values
 //! of a caller's type. See `docs/replication.md` for the tables.
 
+pub mod heal;
 pub mod lease;
 pub mod member;
 pub mod promise;

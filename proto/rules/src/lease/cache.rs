@@ -1,7 +1,8 @@
 //! The client's side of leases of one set: what is held, until when, what must go back.
 //!
 //! Assumes: terms are counted from the *sending* of the request or renewal that brought them;
-//! an ask for a key is not sent while its return is unanswered (`may_ask`).
+//! an ask for a key is not sent while its return is unanswered (`may_ask`); replies and pushes
+//! may overtake each other (each thread has a connection of its own).
 //!
 //! Promises: `valid` is true only while the lead cannot have given the key to anybody else; a
 //! renewal extends everything held but the leases it names; under a new lead nothing is valid
@@ -9,7 +10,7 @@
 //!
 //! Deliberately does not: flush or invalidate. It says what to do and is told when it is done.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proto::{BrickId, Epoch, Gfid, Incarnation, LeaseNumber};
 
@@ -19,6 +20,8 @@ use crate::time::{Nanos, Tick};
 
 /// Recalls remembered that came before their grant.
 const EARLY_MAX: usize = 1024;
+/// Returned leases remembered: far more than can have a grant on its way.
+const ENDED_MAX: usize = 4096;
 
 /// What the holder does about a recall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,14 @@ pub struct LeaseCache {
     held: BTreeMap<LeaseKey, Held>,
     early: BTreeMap<LeaseKey, (Lease, Mode)>,
     open: BTreeSet<Gfid>,
+    /// Grants below are of an earlier lead.
+    dead_below: LeaseNumber,
+    /// Grants to asks sent earlier are of a session that the lead has forgotten.
+    since: Tick,
+    /// Leases given back: a grant of the same number (asked for again while it was held, or
+    /// revoked before it arrived) may still be on the way.
+    ended: BTreeMap<LeaseKey, LeaseNumber>,
+    ended_order: VecDeque<(LeaseKey, LeaseNumber)>,
 }
 
 impl LeaseCache {
@@ -72,6 +83,9 @@ impl LeaseCache {
             return Vec::new();
         }
         self.early.clear();
+        self.ended.clear();
+        self.ended_order.clear();
+        self.dead_below = LeaseNumber { base: epoch.0, counter: 0 };
         let gone =
             |h: &Held| h.lease.mode != Mode::Exclusive || matches!(h.state, State::Returning(_));
         let lapsed: Vec<LeaseKey> =
@@ -87,8 +101,13 @@ impl LeaseCache {
     /// A grant came with the answer to a request sent at `sent`. If its recall overtook it,
     /// says what to do about that.
     pub fn on_granted(&mut self, sent: Tick, term: Nanos, lease: Lease) -> Option<RecallAction> {
+        let ended = self.ended.get(&lease.key).is_some_and(|n| lease.number <= *n);
+        if ended || lease.number < self.dead_below || sent < self.since {
+            return Some(RecallAction::NotHeld { lease });
+        }
         let until = sent.after(term);
-        let new = Held { lease, until, state: State::Held, last_renewed_epoch: self.epoch };
+        let last_renewed_epoch = self.epoch;
+        let new = Held { lease, until, state: State::Held, last_renewed_epoch };
         match self.held.get_mut(&lease.key) {
             Some(held) if held.lease.number == lease.number => held.until = held.until.max(until),
             Some(held) if held.lease.number > lease.number => return None,
@@ -140,6 +159,7 @@ impl LeaseCache {
 
     /// The answer to a renewal sent at `sent`. Everything held is extended but the `overdue`
     /// leases; those that nobody recalled yet (the push was lost) are returned with what to do.
+    /// The lead names a revoked lease until its return arrives.
     pub fn on_renewed(
         &mut self,
         sent: Tick,
@@ -157,13 +177,6 @@ impl LeaseCache {
             } else if held.state != State::Unreclaimed {
                 held.until = held.until.max(sent.after(term));
                 held.last_renewed_epoch = self.epoch;
-            }
-        }
-        // A revoked lease is named until the session says that it knows.
-        for key in named {
-            if !self.held.contains_key(&key) {
-                let lease = Lease { key, mode: Mode::None, number: LeaseNumber::NONE };
-                actions.push(RecallAction::NotHeld { lease });
             }
         }
         actions
@@ -218,6 +231,7 @@ impl LeaseCache {
         match keep {
             Mode::None => {
                 self.held.remove(&returned.key);
+                self.end(returned.key, returned.number);
             }
             keep => {
                 held.lease.mode = keep;
@@ -255,10 +269,28 @@ impl LeaseCache {
         self.lose(|h| h.state == State::Unreclaimed)
     }
 
-    /// The lead does not know the session any more: everything is lost.
+    /// The lead does not know the session any more: everything is lost, also what was asked
+    /// for before now and is still on the way. Call it before saying HELLO again.
+    pub fn lose_all_at(&mut self, now: Tick) -> Vec<LeaseKey> {
+        self.since = now;
+        self.lose_all()
+    }
+
+    /// As `lose_all_at` when no ask is under way (the connections to the lead are gone).
     pub fn lose_all(&mut self) -> Vec<LeaseKey> {
         self.early.clear();
         self.lose(|_| true)
+    }
+
+    fn end(&mut self, key: LeaseKey, number: LeaseNumber) {
+        self.ended.insert(key, number);
+        self.ended_order.push_back((key, number));
+        if self.ended_order.len() > ENDED_MAX
+            && let Some((key, number)) = self.ended_order.pop_front()
+            && self.ended.get(&key) == Some(&number)
+        {
+            self.ended.remove(&key);
+        }
     }
 
     fn lose(&mut self, lost: impl Fn(&Held) -> bool) -> Vec<LeaseKey> {
@@ -268,11 +300,13 @@ impl LeaseCache {
         keys
     }
 
-    /// A member refused the lease's number: it ended without us.
+    /// A member refused the lease's number: it ended without us. If true, send its return all
+    /// the same, so that the lead stops naming it.
     pub fn lost(&mut self, key: LeaseKey, number: LeaseNumber) -> bool {
         let ours = self.held.get(&key).is_some_and(|h| h.lease.number == number);
         if ours {
             self.held.remove(&key);
+            self.end(key, number);
         }
         ours
     }

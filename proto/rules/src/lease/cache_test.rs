@@ -56,9 +56,28 @@ fn an_overdue_lease_is_not_extended_by_a_renewal() {
     assert!(cache.valid(at(1499), key(1), Mode::Exclusive).is_some(), "to write back");
     assert!(cache.valid(at(1500), key(1), Mode::Exclusive).is_none());
     assert!(cache.valid(at(2000), key(2), Mode::Shared).is_some());
-    // A revoked lease that is not held is acknowledged.
-    let actions = cache.on_renewed(at(900), LEASE_TERM, &[key(7)]);
-    assert!(matches!(actions[..], [RecallAction::NotHeld { lease }] if lease.key == key(7)));
+}
+
+/// Found by `lease_properties`: asked for again while held, given back, then the grant comes.
+/// Traps 16, 22: a grant that arrives when its lease was revoked already, or of an earlier
+/// lead, or of before the session was forgotten, gives nothing.
+#[test]
+fn a_late_grant_revives_nothing() {
+    let mut cache = cache();
+    let x = lease(1, Mode::Exclusive, 1);
+    cache.on_granted(at(0), LEASE_TERM, x);
+    cache.on_renewed(at(2500), LEASE_TERM, &[key(1)]);
+    cache.returning(key(1), Mode::None);
+    cache.on_returned(x);
+    let not_held = Some(RecallAction::NotHeld { lease: x });
+    assert_eq!(cache.on_granted(at(2), LEASE_TERM, x), not_held);
+    let y = lease(2, Mode::Exclusive, 2);
+    cache.lose_all_at(at(3000));
+    assert_eq!(cache.on_granted(at(2999), LEASE_TERM, y), Some(RecallAction::NotHeld { lease: y }));
+    assert_eq!(cache.on_granted(at(3000), LEASE_TERM, lease(2, Mode::Exclusive, 3)), None);
+    cache.on_map(Epoch(7), (brick(2), inc(20)));
+    let z = lease(3, Mode::Shared, 9);
+    assert_eq!(cache.on_granted(at(3100), LEASE_TERM, z), Some(RecallAction::NotHeld { lease: z }));
 }
 
 #[test]

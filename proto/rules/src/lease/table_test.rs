@@ -133,6 +133,29 @@ fn a_return_overtaken_by_a_later_grant_ends_nothing() {
     assert_eq!(granted(&commands)[0].0, M);
 }
 
+/// Found by `lease_properties`: a lease asked for again while held is granted again, with a new
+/// term, by which its holder counts.
+#[test]
+fn a_lease_granted_again_is_not_revoked_before_its_new_term_ends() {
+    let mut table = serving(5);
+    let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
+    let mut revoked_at = None;
+    for ms in (0..4000).step_by(50) {
+        // A lead with little promise left gives short terms, so that the grant's counts.
+        for session in [W, M, N] {
+            table.renew(at(ms), session, 100 * MS, &[]).expect("alive");
+        }
+        if ms == 1400 {
+            assert_eq!(take(&mut table, ms, W, 1, Mode::Shared), lease, "the same lease");
+            assert_eq!(recalls(&table.ask(at(ms), wish(M, 9, 1, Mode::Exclusive))).len(), 1);
+        }
+        if !table.tick(at(ms)).is_empty() {
+            revoked_at.get_or_insert(ms);
+        }
+    }
+    assert_eq!(revoked_at, Some(3000), "its holder counts to 2900, 2975 by a slow clock");
+}
+
 /// Trap 22: the holder's heartbeat lives, its recall handler is wedged. Its lease is revoked
 /// once its last renewal has run out, the session stays, and nothing is granted before what it
 /// left is settled (trap 48).
@@ -157,6 +180,9 @@ fn an_overdue_lease_is_not_renewed_and_revoked_when_it_ran_out() {
     assert_eq!(answer.overdue, [key(1)], "named until it knows");
     let commands = table.settled(at(4001), scope);
     assert_eq!(granted(&commands)[0].0, M);
+    table.on_return(at(4002), W, lease, Mode::Shared, false);
+    let answer = table.renew(at(4002), W, LEASE_TERM, &[]).expect("alive");
+    assert_eq!(answer.overdue, [key(1)], "of a revoked lease nothing is kept");
     table.on_return(at(4002), W, lease, Mode::None, false);
     let answer = table.renew(at(4003), W, LEASE_TERM, &[]).expect("alive");
     assert!(answer.overdue.is_empty());

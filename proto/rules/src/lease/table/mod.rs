@@ -121,9 +121,9 @@ struct Session {
     renewed_until: Tick,
     heard: Tick,
     keys: BTreeSet<LeaseKey>,
-    /// Revoked and not yet acknowledged: named in every renewal, so that a late renewal's
-    /// answer revives nothing at the client.
-    revoked: BTreeSet<LeaseKey>,
+    /// Revoked and not yet returned, with the highest such number: named in every renewal, so
+    /// that a grant which arrives late, or a lapsed lease, is not revived by one.
+    revoked: BTreeMap<LeaseKey, LeaseNumber>,
     state: SessionState,
     /// Keys whose settling waits for this session's death to be settled.
     dying: Vec<LeaseKey>,
@@ -223,14 +223,12 @@ impl LeaseTable {
         if !self.serving() {
             return refuse(Refusal::Grace);
         }
-        let Some(session) = self.sessions.get_mut(&ask.session) else {
+        let Some(session) = self.sessions.get(&ask.session) else {
             return refuse(Refusal::UnknownSession);
         };
         if session.state != SessionState::Alive {
             return refuse(Refusal::UnknownSession);
         }
-        // Asking anew, the session knows that a revoked lease is gone.
-        session.revoked.remove(&ask.key);
         let key = self.keys.entry(ask.key).or_default();
         if key.queue.len() >= QUEUE_MAX || (ask.only_if_free && !key.free_for(&ask)) {
             self.tidy(ask.key);
@@ -268,7 +266,12 @@ impl LeaseTable {
     ) -> Vec<LeaseCommand> {
         let mut commands = Vec::new();
         if let Some(known) = self.sessions.get_mut(&session) {
-            known.revoked.remove(&returned.key);
+            // Nothing of a revoked lease can be kept: it is named until it is given back whole.
+            // An older return, still on its way, does not say that it knows of this one.
+            let number = known.revoked.get(&returned.key);
+            if keep == Mode::None && number.is_some_and(|n| *n <= returned.number) {
+                known.revoked.remove(&returned.key);
+            }
         }
         if open && self.sessions.contains_key(&session) {
             self.pin(session, returned.key.gfid());
@@ -369,7 +372,11 @@ impl LeaseTable {
         }
         self.waiting.remove(&(ask.session, ask.id));
         let lease = match self.held(ask.session, ask.key) {
-            Some(held) if held.mode >= ask.mode => held,
+            Some(held) if held.mode >= ask.mode => {
+                // The client counts a new term from this ask: so does the table.
+                self.hold(now, ask.session, held);
+                held
+            }
             _ => {
                 let number = self.next_number(ask.key);
                 let lease = Lease { key: ask.key, mode: ask.mode, number };

@@ -45,7 +45,7 @@ impl LeaseTable {
             return Err(Refusal::NotServing);
         }
         let last_until = known.renewed_until;
-        let mut overdue: Vec<LeaseKey> = known.revoked.iter().copied().collect();
+        let mut overdue: Vec<LeaseKey> = known.revoked.keys().copied().collect();
         let recalled: Vec<LeaseKey> =
             self.recalled.iter().filter(|(_, s)| *s == session).map(|(k, _)| *k).collect();
         for key in recalled {
@@ -144,9 +144,6 @@ impl LeaseTable {
     ) {
         self.recalled.remove(&(key, session));
         self.drop_key_of(session, key);
-        if let Some(known) = self.sessions.get_mut(&session) {
-            known.revoked.insert(key);
-        }
         // It did not say whether it has the inode open: assume so until it does.
         if let LeaseKey::Inode(gfid) = key {
             self.pin(session, gfid);
@@ -154,6 +151,9 @@ impl LeaseTable {
         let number = self.next_number(key);
         let Some(entry) = self.keys.get_mut(&key) else { return };
         let Some(holder) = entry.holders.remove(&session) else { return };
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.revoked.insert(key, holder.number);
+        }
         if holder.mode == Mode::Exclusive {
             entry.settling += 1;
             let scope = SettleScope { session, key: Some(key) };
