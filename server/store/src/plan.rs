@@ -21,6 +21,7 @@ use crate::store::{Store, done};
 /// Most blocks in one question: 1 GiB.
 const SUMS_MAX: u32 = 8192;
 
+#[allow(clippy::large_enum_variant, reason = "taken apart at once; a box would cost more")]
 pub enum ReadPlan {
     /// It was all in the page cache, or beyond the end of the file.
     Done(Return),

@@ -74,7 +74,7 @@ fn stat_of(s: &rustix::fs::Stat) -> Stat {
         mode: s.st_mode,
         uid: s.st_uid,
         gid: s.st_gid,
-        nlink: s.st_nlink as u64,
+        nlink: s.st_nlink,
         size: s.st_size.max(0) as u64,
         blocks: s.st_blocks.max(0) as u64,
         rdev: s.st_rdev,

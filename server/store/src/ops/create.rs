@@ -44,6 +44,10 @@ impl Store {
         if payload_misplaced || (a.buckets > 0) != (kind == Kind::Directory) {
             return Err(Errno::EINVAL);
         }
+        // Two inodes of one gfid would be no file system; the bloom filter makes this cheap.
+        if self.nodes.contains(&a.gfid) || self.db.place(a.gfid)?.is_some() {
+            return Err(Errno::EEXIST);
+        }
         let fd = self.make_under(&dir, a)?;
         let rec = Record::new(a.gfid, a.buckets as u16, call.stamp);
         let node = Node { fd: Arc::new(fd), kind, rec };

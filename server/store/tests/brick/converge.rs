@@ -165,8 +165,13 @@ fn commuting_changes_in_any_order_leave_equal_bricks() {
         let mut bricks = bricks.borrow_mut();
         let (a, b, base) = &mut *bricks;
         **base += 1_000_000_000;
-        let stamped =
-            (1..).zip(changes).map(|(i, (fop, data))| Change { fop, data, stamp: **base + i * 7 });
+        let stamped = (1..).zip(changes).map(|(i, (mut fop, data))| {
+            // A gfid is never used twice.
+            if let Fop::Create(create) = &mut fop {
+                create.gfid = gfid(1000 + i);
+            }
+            Change { fop, data, stamp: **base + i * 7 }
+        });
         let first: Vec<Change> = stamped.collect();
         let second = shuffled(&first, &swaps);
         for brick in [&mut **a, &mut **b] {

@@ -1,5 +1,7 @@
 //! One brick on a real XFS: skipped, loudly, where none can be made.
 
+#![allow(clippy::unwrap_used, reason = "helpers too: a failed unwrap is the test's failure")]
+
 mod common;
 mod converge;
 mod data;
