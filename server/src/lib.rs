@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod daemon;
+pub mod heal;
 pub mod pool;
 pub mod rpc;

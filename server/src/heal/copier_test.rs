@@ -1,0 +1,243 @@
+//! The copier over two real stores in one process: whatever differs becomes equal.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use proto::fop::{
+    Call, Create, Fop, InspectDir, Rename, Setattr, SweepParked, Touch, Unlink, Write,
+};
+use proto::{BrickId, Errno, Gfid, Kind, Meta, SetId, SlotId, Stamp, VolumeId};
+use server_store::{Config, Ctx, NewBrick, Store};
+
+use super::inode::Data;
+use super::progress::Progress;
+use super::round::{self, Item, Round};
+use super::side::{self, Answered, Side};
+use super::touch;
+
+/// A store as one side; runs everything inline.
+struct Local {
+    store: Mutex<Store>,
+    interval: u64,
+}
+
+impl Side for Local {
+    fn call(&self, call: Call) -> Answered<'_> {
+        let ctx = Ctx { interval: self.interval, defer_sync: false };
+        let result = self.store.lock().expect("no panic inside").execute(&call, &ctx);
+        Box::pin(std::future::ready(result.map_err(Into::into)))
+    }
+}
+
+struct Pair {
+    a: Arc<Local>,
+    b: Arc<Local>,
+    stamp: u64,
+    _dirs: [tempfile::TempDir; 2],
+}
+
+fn store(dir: &Path, volume: VolumeId) -> Store {
+    let new = NewBrick {
+        brick: BrickId::random(),
+        volume,
+        set: SetId(0),
+        dir_buckets: 64,
+        stamp: Stamp(1_000),
+    };
+    Store::create(dir, &new, true, Config::default()).expect("a fresh folder")
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().expect("temp folder"));
+        let volume = VolumeId::random();
+        let local = |n: usize| {
+            Arc::new(Local { store: Mutex::new(store(dirs[n].path(), volume)), interval: 7 })
+        };
+        Pair { a: local(0), b: local(1), stamp: 1_000_000, _dirs: dirs }
+    }
+
+    /// Runs a change on A, and on B too when `both`.
+    fn change(&mut self, both: bool, fop: impl Into<Fop>, payload: &[u8]) -> Result<(), Errno> {
+        self.stamp += 1_000;
+        let mut call = Call::new(fop).with_payload(Bytes::copy_from_slice(payload));
+        call.stamp = Stamp(self.stamp);
+        let ctx = Ctx { interval: 7, defer_sync: false };
+        self.a.store.lock().expect("fine").execute(&call, &ctx)?;
+        if both {
+            self.b.store.lock().expect("fine").execute(&call, &ctx)?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, both: bool, parent: Gfid, name: &str, id: u8, dir: bool) -> Gfid {
+        let gfid = Gfid::new(SlotId(3), [id; 14]);
+        let mode = if dir { 0o040_755 } else { 0o100_644 };
+        let create = Create {
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            gfid,
+            mode,
+            buckets: if dir { 64 } else { 0 },
+            ..Create::default()
+        };
+        self.change(both, create, b"").expect("created");
+        gfid
+    }
+
+    fn write(&mut self, both: bool, gfid: Gfid, offset: u64, data: &[u8]) {
+        let write = Write { gfid, offset, len: data.len() as u64, ..Write::default() };
+        self.change(both, write, data).expect("written");
+    }
+
+    fn unlink(&mut self, both: bool, name: &'static str, expect: Gfid) {
+        let unlink = Unlink { parent: Gfid::ROOT, name: name.into(), expect, keep: false };
+        self.change(both, unlink, b"").expect("unlinked");
+    }
+
+    fn run(&self, items: Vec<Item>) -> Arc<Progress> {
+        let progress = Arc::new(Progress::default());
+        let round = Round::new(self.a.clone(), self.b.clone(), progress.clone());
+        block_on(async {
+            round.run(items).await.expect("both stores are healthy");
+            side::done(&*self.b, Call::new(SweepParked { keep: vec![] })).await.expect("swept");
+        });
+        progress
+    }
+
+    fn assert_equal(&self) {
+        let (a, b) = (tree(&*self.a), tree(&*self.b));
+        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+        assert_eq!(a, b);
+    }
+}
+
+fn block_on<T>(f: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(f)
+}
+
+/// Path → everything about its inode and, for a file, its data.
+fn tree(side: &dyn Side) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    block_on(walk(side, Gfid::ROOT, String::new(), &mut out));
+    out
+}
+
+async fn walk(side: &dyn Side, gfid: Gfid, path: String, out: &mut BTreeMap<String, String>) {
+    let mut image = side::inspect(side, gfid).await.expect("inspect");
+    image.attr.blocks = 0;
+    let mut text = format!("{:?} {:?} {:?}", image.attr, image.meta, image.xattrs);
+    match image.attr.kind() {
+        Kind::File => {
+            let data = side::read(side, gfid, 0, 4 << 20).await.expect("read");
+            text += &format!(" data {:x}", xxhash_rust::xxh3::xxh3_64(&data));
+        }
+        Kind::Directory => {
+            for entry in side::names(side, gfid).await.expect("names") {
+                let name = String::from_utf8_lossy(&entry.name).into_owned();
+                Box::pin(walk(side, entry.gfid, format!("{path}/{name}"), out)).await;
+            }
+        }
+        _ => {}
+    }
+    out.insert(path, text);
+}
+
+fn logged(pair: &Pair) -> Vec<Item> {
+    let list = block_on(side::changed(&*pair.a, 7, false)).expect("log");
+    assert!(!list.compare_all);
+    round::items(&[&list])
+}
+
+#[test]
+fn what_one_brick_missed_is_copied_from_the_log() {
+    let mut pair = Pair::new();
+    let kept = pair.create(true, Gfid::ROOT, "kept", 1, false);
+    let gone = pair.create(true, Gfid::ROOT, "gone", 2, false);
+    pair.write(true, kept, 0, &[1; 300_000]);
+    pair.write(false, kept, 140_000, b"new bytes");
+    pair.unlink(false, "gone", gone);
+    let dir = pair.create(false, Gfid::ROOT, "dir", 3, true);
+    let inner = pair.create(false, dir, "inner", 4, false);
+    pair.write(false, inner, 5_000, b"behind a hole");
+    let set = Meta { mode: Some(0o600), ..Meta::default() };
+    pair.change(false, Setattr { gfid: inner, set, ..Setattr::default() }, b"").expect("chmod");
+    let progress = pair.run(logged(&pair));
+    pair.assert_equal();
+    let copied = progress.snapshot().bytes;
+    assert!(copied < 200_000, "only the block that differs is copied, not {copied} bytes");
+}
+
+#[test]
+fn a_rename_seen_half_way_moves_no_data() {
+    let mut pair = Pair::new();
+    let dir = pair.create(true, Gfid::ROOT, "dir", 1, true);
+    let file = pair.create(true, Gfid::ROOT, "file", 2, false);
+    pair.write(true, file, 0, &[7; 500_000]);
+    let rename = Rename {
+        from_parent: Gfid::ROOT,
+        from_name: "file".into(),
+        to_parent: dir,
+        to_name: "moved".into(),
+        expect_from: file,
+        ..Rename::default()
+    };
+    pair.change(false, rename, b"").expect("renamed");
+    let progress = pair.run(logged(&pair));
+    pair.assert_equal();
+    assert_eq!(progress.snapshot().bytes, 0);
+}
+
+#[test]
+fn an_empty_brick_is_filled_from_the_root() {
+    let mut pair = Pair::new();
+    let dir = pair.create(false, Gfid::ROOT, "d", 1, true);
+    let deep = pair.create(false, dir, "e", 2, true);
+    for id in 10..40 {
+        let file = pair.create(false, deep, &format!("f{id}"), id, false);
+        pair.write(false, file, 0, &vec![id; 3_000 * usize::from(id)]);
+    }
+    pair.run(vec![Item::whole(Gfid::ROOT)]);
+    pair.assert_equal();
+}
+
+#[test]
+fn a_full_comparison_finds_what_no_log_names() {
+    let mut pair = Pair::new();
+    let file = pair.create(true, Gfid::ROOT, "f", 1, false);
+    pair.write(true, file, 0, &[1; 400_000]);
+    pair.write(false, file, 200_000, b"silent");
+    pair.run(vec![Item::whole(Gfid::ROOT)]);
+    pair.assert_equal();
+}
+
+#[test]
+fn settling_copies_only_what_was_touched() {
+    let mut pair = Pair::new();
+    let file = pair.create(true, Gfid::ROOT, "f", 1, false);
+    pair.write(true, file, 0, &[1; 400_000]);
+    pair.write(false, file, 0, b"unfinished");
+    let born = pair.create(false, Gfid::ROOT, "born", 2, false);
+    let touches = [
+        Touch::Range { gfid: file, start: 0, end: 10 },
+        Touch::Name { dir: Gfid::ROOT, hash: proto::placement::name_hash(b"born") },
+        Touch::Attrs(born),
+    ];
+    let (a, b): (Arc<dyn Side>, Arc<dyn Side>) = (pair.a.clone(), pair.b.clone());
+    block_on(touch::settle(&a, &b, &touches)).expect("settled");
+    pair.assert_equal();
+}
+
+#[test]
+fn an_inode_whose_data_is_said_to_be_equal_is_not_read() {
+    let mut pair = Pair::new();
+    let file = pair.create(true, Gfid::ROOT, "f", 1, false);
+    pair.write(true, file, 0, &[1; 400_000]);
+    let item = Item { gfid: file, names: false, data: Data::None, deep: false };
+    let progress = pair.run(vec![item]);
+    assert_eq!(progress.snapshot().bytes, 0);
+    let page = InspectDir { gfid: Gfid::ROOT, limit: 10, ..InspectDir::default() };
+    assert!(block_on(pair.b.call(Call::new(page))).is_ok());
+}
