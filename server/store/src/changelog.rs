@@ -173,12 +173,14 @@ impl ChangeLog {
             // Durable before anything is logged: a second crash must not bring the old mark back.
             db.put_fact(COMPLETE_SINCE, &[], true)?;
         }
-        let mut entries = 0;
-        db.scan(CF_LOG, &[], |_, _| {
+        let (mut entries, mut interval) = (0, 0);
+        db.scan(CF_LOG, &[], |k, _| {
             entries += 1;
+            interval = parse_key(k).map_or(interval, |(interval, _)| interval);
             true
         })?;
-        Ok(Self::with(complete_since, entries, entries_max))
+        // On from where it was: a closed interval stays closed over a restart.
+        Ok(ChangeLog { interval, ..Self::with(complete_since, entries, entries_max) })
     }
 
     fn with(complete_since: Option<u64>, entries: usize, entries_max: usize) -> ChangeLog {

@@ -136,4 +136,6 @@ fn a_closed_interval_takes_no_more_changes() {
     log(&mut l, &db, 5, &[Touch::Attrs(gfid(1)), Touch::Attrs(gfid(2))]);
     assert_eq!(l.changed(&db, &ask(list.current)).unwrap().items.len(), 2);
     assert_eq!(l.current(), 6);
+    drop(l);
+    assert_eq!(ChangeLog::open(&db, 1000, false).unwrap().current(), 6, "also after a restart");
 }

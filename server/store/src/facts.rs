@@ -46,21 +46,18 @@ fn boot_id() -> String {
 }
 
 impl Facts {
-    /// Reads what the last daemon left, and notes that one is running now.
+    /// Reads what the last daemon left.
     pub fn open(db: &Db) -> Result<(Facts, Opened), Errno> {
         let boot_id = boot_id();
         let old_boot = db.fact(BOOT)?;
         let mark = db.fact(CHECKPOINT)?.and_then(|b| CheckpointMark::decode(&b));
         let opened = Opened {
             fresh_db: false,
-            boot_changed: old_boot.is_some_and(|old| old != boot_id.as_bytes()),
-            clean: db.fact(CLEAN)?.is_none_or(|c| c == b"1"),
+            // No boot noted: the database is new, or its first crawl was cut off.
+            boot_changed: old_boot.is_none_or(|old| old != boot_id.as_bytes()),
+            clean: db.fact(CLEAN)?.is_some_and(|c| c == b"1"),
             clock_behind: mark.is_some_and(|m| m.wall_ns > wall_ns()),
         };
-        let mut batch = WriteBatch::default();
-        batch.put(CLEAN, b"0");
-        batch.put(BOOT, &boot_id);
-        db.write(batch, true)?;
         let incarnations = db.fact(INCARNATIONS)?.unwrap_or_default();
         let incarnation = |b: &[u8]| Incarnation(u64::from_le_bytes(b.try_into().expect("eight")));
         let facts = Facts {
@@ -69,6 +66,15 @@ impl Facts {
             boot_id,
         };
         Ok((facts, opened))
+    }
+
+    /// Notes that a daemon runs on this start of the machine; after the crawl, if one was due,
+    /// so that a crawl cut off is made again.
+    pub fn started(&self, db: &Db) -> Result<(), Errno> {
+        let mut batch = WriteBatch::default();
+        batch.put(CLEAN, b"0");
+        batch.put(BOOT, &self.boot_id);
+        db.write(batch, true)
     }
 
     pub fn mark_clean(&self, db: &Db) -> Result<(), Errno> {

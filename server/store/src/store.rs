@@ -157,6 +157,7 @@ impl Store {
         let (db, fresh) = crawl::open_db(&*disk, &tree, &health)?;
         let (facts, mut opened) = Facts::open(&db).map_err(failed)?;
         opened.fresh_db = fresh && !new;
+        opened.boot_changed &= !new;
         let changes = if new {
             ChangeLog::begin(&db, config.log_entries_max)
         } else {
@@ -183,6 +184,7 @@ impl Store {
         if store.opened.suspect() {
             store.crawl().map_err(failed)?;
         }
+        store.facts.started(&store.db).map_err(failed)?;
         store.root().map_err(failed)?;
         Ok(store)
     }
@@ -261,7 +263,7 @@ impl Store {
             Fop::Statfs(_) => self.statfs().map(|s| Answer::Statfs(s).into()),
             Fop::Seek(a) => self.seek(a),
             Fop::Create(a) => self.create_inode(a, call, ctx),
-            Fop::Unlink(a) => self.unlink(a, call),
+            Fop::Unlink(a) => self.unlink(a, call, ctx),
             Fop::Rmdir(a) => self.rmdir(a, call),
             Fop::Rename(a) => self.rename(a, call),
             Fop::Link(a) => self.link(a, call),

@@ -3,22 +3,26 @@
 use std::os::fd::AsFd;
 
 use proto::error::Errno;
-use proto::fop::{Answer, Call, Forget, Link, Return, Rmdir, Unlink, Unlinked};
+use proto::fop::{Answer, Call, Forget, Link, Return, Rmdir, Touch, Unlink, Unlinked};
 use proto::ids::Gfid;
 use rocksdb::WriteBatch;
 
 use crate::dir::Child;
 use crate::node::{Node, Under, inner_name};
 use crate::record::Record;
-use crate::store::{Store, done};
+use crate::store::{Ctx, Store, done};
 
 impl Store {
-    pub(crate) fn unlink(&mut self, a: &Unlink, call: &Call) -> Result<Return, Errno> {
+    pub(crate) fn unlink(&mut self, a: &Unlink, call: &Call, ctx: &Ctx) -> Result<Return, Errno> {
         self.guard_name(a.parent, &a.name)?;
         let mut dir = self.dir(a.parent)?;
         let Some(rec) = self.expected(&dir, &a.name, a.expect, call.resend)? else {
             return self.unlinked_before(&dir, a.expect);
         };
+        if a.expect.is_nil() {
+            // The sender did not say which inode loses a name, so it is not in the log yet.
+            self.log(ctx.interval, &[Touch::Attrs(rec.gfid)])?;
+        }
         let left = rec.nlink.saturating_sub(1);
         let node = if left > 0 || a.keep {
             let mut node = self.open_under(&dir, &a.name, &rec)?;

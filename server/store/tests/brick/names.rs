@@ -104,8 +104,12 @@ fn links_count_in_the_record() {
     b.resend(again).unwrap();
     assert_eq!(b.attr(f).nlink, 3);
     // The name filed with the handle goes; the inode is still found.
-    let unlink = b.unlink("c", f, false);
+    b.interval = 9;
+    let unlink = b.unlink("c", Gfid::NIL, false);
     b.call(unlink).unwrap();
+    let ask = proto::fop::Changed { since: 9, after: Gfid::NIL, limit: 9, advance: false };
+    let Answer::ChangedList(list) = b.call(ask).unwrap().answer else { panic!() };
+    assert!(list.items.iter().any(|i| i.gfid == f && i.attrs), "its count changed");
     b.reopen();
     assert_eq!(b.attr(f).nlink, 2);
     let d = b.create(Gfid::ROOT, "d", 2, DIR);

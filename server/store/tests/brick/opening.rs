@@ -4,7 +4,7 @@ use std::fs;
 
 use proto::fop::{Changed, Link};
 use proto::ids::{BrickId, Epoch, Gfid, Incarnation, VolumeId};
-use server_store::{Config, Refused, Store, check};
+use server_store::{Config, FaultDisk, RealDisk, Refused, Store, check};
 
 use crate::brick;
 use crate::common::*;
@@ -106,6 +106,23 @@ fn a_lost_database_is_rebuilt_and_the_log_says_so() {
     let ask = Changed { since: 1, after: Gfid::NIL, limit: 10, advance: false };
     let list = b.call(ask).unwrap();
     assert!(matches!(list.answer, proto::fop::Answer::ChangedList(l) if l.compare_all));
+}
+
+#[test]
+fn a_crawl_cut_off_is_made_again() {
+    let Some(mut b) = Brick::new() else { return };
+    let all = tree(&mut b);
+    b.store = None;
+    fs::remove_dir_all(b.path.join(".brickwork/db")).unwrap();
+    let (disk, faults) = FaultDisk::new(Box::new(RealDisk));
+    faults.arm("read_dir", 1, proto::Errno::ENOMEM);
+    let config = Config { disk: Box::new(disk), ..config() };
+    assert!(Store::open(&b.path, b.new.brick, config).is_err());
+    b.reopen();
+    assert!(!b.store().opened().fresh_db && b.store().opened().suspect());
+    for gfid in all {
+        assert_eq!(b.attr(gfid).gfid, gfid);
+    }
 }
 
 #[test]
