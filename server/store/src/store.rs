@@ -311,3 +311,12 @@ impl Store {
 pub(crate) fn done() -> Return {
     Answer::Done(proto::fop::Done {}).into()
 }
+
+/// A store is made on one thread and handed to its brick's; its handles go anywhere.
+const _: () = {
+    const fn moves<T: Send>() {}
+    moves::<Store>();
+    moves::<crate::plan::PendingRead>();
+    moves::<crate::plan::SumJob>();
+    moves::<crate::checkpoint::CheckpointHandle>();
+};
