@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use proto::fop::{
-    Answer, Done, Entry, Fop, Grant, KeyMsg, LeaseKey, Mode, Op, ReadAnswer, Recall, Renewed,
-    Unlinked, Value,
+    Answer, Done, Entries, Entry, Fop, Grant, KeyMsg, LeaseKey, Mode, Op, ReadAnswer, Recall,
+    Renewed, StatfsAnswer, Unlinked, Value,
 };
 use proto::frame::{
     self, Flags, Frame, FrameKind, Header, Hello, ReplyHead, RequestHead, VERSION, Welcome,
@@ -192,14 +193,18 @@ impl ScriptedBrick {
 
     /// Waits until `count` requests of `op` have arrived since the start.
     pub async fn arrived(&self, op: Op, count: usize) -> Vec<Seen> {
-        loop {
-            let changed = self.shared.changed.notified();
-            let seen = self.seen(op);
-            if seen.len() >= count {
-                return seen;
+        let wait = async {
+            loop {
+                let changed = self.shared.changed.notified();
+                let seen = self.seen(op);
+                if seen.len() >= count {
+                    return seen;
+                }
+                changed.await;
             }
-            changed.await;
-        }
+        };
+        let arrived = tokio::time::timeout(Duration::from_secs(10), wait).await;
+        arrived.unwrap_or_else(|_| panic!("{count} x {op:?} should have come: {:?}", self.seen(op)))
     }
 
     pub fn file(&self, gfid: Gfid) -> Vec<u8> {
@@ -376,7 +381,8 @@ impl State {
     fn grant(&mut self, seen: &Seen) -> Vec<Grant> {
         let mut grants = Vec::new();
         for want in &seen.head.wants {
-            if self.withheld.contains(&want.key.into()) {
+            // A pin alone is noted, not granted.
+            if self.withheld.contains(&want.key.into()) || want.mode == Mode::None as i32 {
                 continue;
             }
             self.counter += 1;
@@ -413,6 +419,12 @@ impl State {
                 Answer::Read(ReadAnswer { eof: a.offset + u64::from(a.len) >= size })
             }
             Fop::Unlink(_) => Answer::Unlinked(Unlinked { nlink: 0, parent: None, attr: None }),
+            Fop::Readdir(_) => Answer::Entries(Entries { entries: Vec::new(), end: true }),
+            Fop::Statfs(_) => Answer::Statfs(StatfsAnswer {
+                total_bytes: 100,
+                free_bytes: 50,
+                ..StatfsAnswer::default()
+            }),
             Fop::Readlink(_) => Answer::Value(Value { bytes: Bytes::new() }),
             Fop::Renew(_) => Answer::Renewed(Renewed {
                 term_ms: self.term_ms,

@@ -1,6 +1,6 @@
 //! One brick as a client sees it: a lane per shard, connected when needed.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ pub struct BrickClient {
     lanes: Vec<Lane>,
     /// Bytes asked of it and not yet answered: readers choose the member with the fewest.
     outstanding: AtomicU64,
+    local: AtomicBool,
 }
 
 impl BrickClient {
@@ -56,6 +57,7 @@ impl BrickClient {
             connector,
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             outstanding: AtomicU64::new(0),
+            local: AtomicBool::new(false),
         })
     }
 
@@ -115,6 +117,11 @@ impl BrickClient {
         Ok(reply)
     }
 
+    /// Whether the brick is on this machine; known once it was connected to.
+    pub fn is_local(&self) -> bool {
+        self.local.load(Relaxed)
+    }
+
     /// Says goodbye on all connections.
     pub fn close(&self) {
         for lane in &self.lanes {
@@ -139,6 +146,7 @@ impl BrickClient {
         let opened = self.connector.connect(&target, shard).await;
         backoff.note(opened.is_ok());
         let connection = opened?;
+        self.local.store(connection.is_local(), Relaxed);
         *lock(&lane.up) = Some(connection.clone());
         Ok(connection)
     }

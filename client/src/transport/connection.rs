@@ -84,6 +84,14 @@ impl Connection {
         })
     }
 
+    /// Both ends have the same address: the brick is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        match (self.stream.peer_addr(), self.stream.local_addr()) {
+            (Ok(peer), Ok(local)) => peer.ip() == local.ip(),
+            _ => false,
+        }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         lock(&self.waiting).closed
     }

@@ -1,0 +1,97 @@
+//! Heartbeats: one renewal per brick each 300 ms.
+//!
+//! They go to every in-sync member, because each keeps the session's changes above the settled
+//! mark; only the lead's answer extends leases. A term counts from the sending.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::fop::{Answer, Call, LeaseKey, Renew};
+use proto::frame::Status;
+use proto::{BrickId, Epoch, Failure, Refusal, SetId};
+use proto_rules::time::RENEW_EVERY;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::{Session, SetState};
+use crate::clock;
+use crate::sync::lock;
+use crate::transport::{BrickClient, Reply, Request};
+
+/// An answer that took longer says nothing that the next one does not say better.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// Beats for the session's life.
+pub(super) async fn beat(session: Arc<Session>) {
+    let mut ticks = interval(Duration::from_nanos(RENEW_EVERY));
+    // After a pause of the process one beat is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let busy: Arc<Mutex<HashSet<BrickId>>> = Arc::default();
+    loop {
+        ticks.tick().await;
+        let map = session.members.map();
+        for set in &map.sets {
+            let Some(state) = session.set(set.id) else { continue };
+            for member in set.in_sync() {
+                let Some(client) = session.members.client_of(member.brick) else { continue };
+                // One at a time: to a brick that hangs they must not pile up.
+                if !lock(&busy).insert(member.brick) {
+                    continue;
+                }
+                let (session, state, busy) = (session.clone(), state.clone(), busy.clone());
+                let (id, epoch) = (set.id, set.epoch);
+                tokio::spawn(async move {
+                    renew(&session, &state, (id, epoch), &client).await;
+                    lock(&busy).remove(&client.brick());
+                });
+            }
+        }
+    }
+}
+
+async fn renew(session: &Session, state: &SetState, at: (SetId, Epoch), client: &BrickClient) {
+    let mark = state.replica.mark();
+    let call = Call::new(Renew { mark });
+    let request = Request { mark, ..Request::new(&call, at.1) };
+    match timeout(ANSWER_TIMEOUT, client.exchange_in_background(&request)).await {
+        Ok(Ok(reply)) => answered(session, state, at.0, client.brick(), reply),
+        Ok(Err(error)) => tracing::debug!(brick = %client.brick(), "heartbeat: {error}"),
+        Err(_) => tracing::debug!(brick = %client.brick(), "heartbeat: no answer"),
+    }
+}
+
+fn answered(session: &Session, state: &SetState, set: SetId, brick: BrickId, reply: Reply) {
+    let now = clock::now();
+    let sent = reply.sent;
+    match reply.status {
+        Status::Failed(Failure::Refused(Refusal::UnknownSession)) => {
+            session.unknown_at(set, brick);
+        }
+        Status::Failed(Failure::Refused(Refusal::Epoch { current })) => {
+            if session.members.map().set(set).is_some_and(|s| s.epoch.0 < current) {
+                session.map_is_old.notify_one();
+            }
+        }
+        Status::Failed(_) => {}
+        Status::Ok => {
+            let Ok(Answer::Renewed(renewed)) = Answer::decode(proto::fop::Op::Renew, reply.answer)
+            else {
+                return;
+            };
+            let map = session.members.map();
+            let lead = map.set(set).and_then(|s| s.lead) == Some(brick);
+            if renewed.term_ms > 0 && lead {
+                let overdue: Vec<LeaseKey> =
+                    renewed.overdue.iter().map(|key| LeaseKey::from(*key)).collect();
+                state.leases.renewed(brick, sent, renewed.term_ms, &overdue);
+                // One clock for the session: that of the first set's lead.
+                if set == SetId(0) {
+                    session.stamps.set(renewed.time_ns, now);
+                }
+            }
+            if renewed.map_version > map.version {
+                session.map_is_old.notify_one();
+            }
+        }
+    }
+}
