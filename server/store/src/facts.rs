@@ -247,4 +247,33 @@ mod tests {
         assert_eq!(reserve(0, 1000 << 30), 10 << 30);
         assert_eq!(reserve(5 << 30, 50 << 30), 5 << 30);
     }
+
+    /// After a power loss the log's end may be gone: nobody may take it for complete.
+    #[test]
+    fn a_start_of_the_machine_without_a_clean_end_makes_the_log_incomplete() {
+        let Some(xfs) = crate::testing::Xfs::new(300) else { return };
+        let path = xfs.path().join("b");
+        std::fs::create_dir(&path).unwrap();
+        let brick = BrickId::random();
+        let new = crate::NewBrick {
+            brick,
+            volume: proto::VolumeId::random(),
+            set: proto::SetId(0),
+            dir_buckets: 64,
+            stamp: proto::Stamp(1),
+        };
+        let store = Store::create(&path, &new, false, crate::Config::default()).unwrap();
+        store.db.put_fact(BOOT, b"another start", true).unwrap();
+        drop(store);
+        let mut store = Store::open(&path, brick, crate::Config::default()).unwrap();
+        assert!(store.opened().boot_changed && store.opened().suspect());
+        assert_eq!(store.log_complete_since(), u64::MAX);
+        store.log(7, &[proto::fop::Touch::Attrs(Gfid::ROOT)]).unwrap();
+        assert_eq!(store.log_complete_since(), 8);
+        store.db.put_fact(BOOT, b"yet another", true).unwrap();
+        store.close().unwrap();
+        let store = Store::open(&path, brick, crate::Config::default()).unwrap();
+        assert!(store.opened().boot_changed && !store.opened().suspect(), "it ended cleanly");
+        assert_eq!(store.log_complete_since(), 8);
+    }
 }
