@@ -40,7 +40,7 @@ bench: build ## micro-benchmarks and brick-bench against the running demo
 
 soak: build ## the kill tests for 20 rounds and the programs on the full tree (about an hour, root)
 	@BRICK_ROUNDS=$${BRICK_ROUNDS:-20} BRICK_FULL=1 BRICK_SUITE_LIMIT=14400 sh integration/suite/test.sh \
-		harness cluster stranger kill mount_kill apps
+		harness cluster stranger kill mount_kill apps demo
 
 fix: ## format, and apply what clippy can
 	cargo fmt --all

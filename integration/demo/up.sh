@@ -18,7 +18,7 @@ cat >"$DEMO/env.sh" <<END
 export BRICK_DEMO_BIN="$BIN"
 export PATH="$BIN:\$PATH"
 # The CLI talks to the daemon of node 1.
-export BRICK_STATE_DIR="$DEMO/node1/state"
+export BRICK_SOCKET="$DEMO/node1/state/control.sock"
 END
 # shellcheck source=/dev/null
 . "$DEMO/env.sh"

@@ -178,7 +178,8 @@ impl Cluster {
     pub fn brick(&self, words: &[&str]) -> Result<String> {
         let answer = self.any_node()?.brick(words)?;
         if !answer.ok() {
-            bail!("brick {} failed ({:?}): {}", words.join(" "), answer.code, answer.err.trim());
+            let said = format!("{} {}", answer.err.trim(), answer.out.trim());
+            bail!("brick {} failed ({:?}): {said}", words.join(" "), answer.code);
         }
         Ok(answer.out)
     }
@@ -284,7 +285,7 @@ impl Drop for Cluster {
 /// The call failed, or this is no JSON.
 pub fn json(answer: &Answer) -> Result<Value> {
     if !answer.ok() {
-        bail!("{}", answer.err.trim());
+        bail!("{} {}", answer.err.trim(), answer.out.trim());
     }
     serde_json::from_str(&answer.out).with_context(|| format!("no JSON: {}", answer.out))
 }

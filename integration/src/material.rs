@@ -73,13 +73,14 @@ fn hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'))
 }
 
-/// Small files until there are enough of them, then large ones until the bytes are there.
+/// Files of any size until there are enough of them, then large ones until the bytes are there.
 fn wanted(len: u64, made: Made, files_min: usize, bytes_min: u64) -> bool {
     let share = bytes_min / files_min as u64;
+    if made.files >= files_min {
+        return len > share && len <= FILE_BYTES_MAX;
+    }
     let ahead = made.bytes > made.files as u64 * share;
-    len <= FILE_BYTES_MAX
-        && (made.files < files_min || !ahead || len > share)
-        && !(ahead && len > 2 * share)
+    len <= if ahead { share } else { FILE_BYTES_MAX }
 }
 
 fn copy(from: &Path, to: &Path, number: usize, random: &mut Random) -> Result<()> {

@@ -62,6 +62,7 @@ impl Mount {
             options.push(self.request.options.clone());
         }
         command.args(["-o", &options.join(",")]);
+        command.env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = command.spawn().context("cannot start mount.brick")?;
         let mut ended = None;

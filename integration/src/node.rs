@@ -21,7 +21,7 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// No command of the CLI waits longer for the pool.
 pub const CLI_MAX: Duration = Duration::from_secs(60);
-const LOG_LINES_SHOWN: usize = 60;
+const LOG_LINES_SHOWN: usize = 40;
 
 /// One of the programs under test: `brickd`, `brick` or `mount.brick`.
 ///
@@ -137,7 +137,7 @@ impl Node {
         let mut command = netns::command(self.space(), program("brickd")?.as_os_str());
         command.arg("--config").arg(config).arg("--state-dir").arg(self.state());
         command.args(["--listen", &self.host]).arg("--join-key").arg(&self.join_key);
-        command.args(["--log-level", &log_level()]);
+        command.args(["--log-level", &log_level()]).env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("cannot start brickd")?;
         fs::write(self.dir.join("pid"), child.id().to_string())?;
@@ -221,7 +221,7 @@ impl Node {
     /// It cannot be run or does not end.
     pub fn brick<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Answer> {
         let mut command = netns::command(self.space(), program("brick")?.as_os_str());
-        command.env("BRICK_STATE_DIR", self.state()).args(words);
+        command.env("BRICK_SOCKET", self.state().join("control.sock")).args(words);
         sys::answer(&mut command, CLI_MAX)
     }
 
@@ -249,5 +249,5 @@ pub fn tail(log: &Path) -> String {
 }
 
 fn log_level() -> String {
-    std::env::var("BRICK_LOG").unwrap_or_else(|_| "info".into())
+    std::env::var("BRICK_LOG").unwrap_or_else(|_| "info,openraft=error".into())
 }

@@ -49,7 +49,8 @@ fn a_second_file_with_names_on_disk_is_found() {
     let one = ("server/store/src/xattrs.rs".to_owned(), line.clone());
     let test = ("server/store/src/xattrs_test.rs".to_owned(), line.clone());
     let two = ("server/src/heal.rs".to_owned(), line);
-    assert!(xattr_names(&[one.clone(), test]).is_empty());
+    let prefix = ("proto/src/a.rs".to_owned(), "x.starts_with(b\"trusted.brick.\")\n".to_owned());
+    assert!(xattr_names(&[one.clone(), test, prefix]).is_empty());
     assert_eq!(xattr_names(&[one, two]).len(), 1);
 }
 

@@ -5,7 +5,7 @@
 #
 # env: BRICK_ROUNDS  rounds of the kill tests (1)        BRICK_FULL=1  large trees
 #      BRICK_SUITE_LIMIT  seconds for one test binary (1200)
-#      BRICK_LOG     log level of the daemons (info)     BRICK_KEEP=1  leave scratch folders
+#      BRICK_LOG     log filter of the daemons          BRICK_KEEP=1  leave scratch folders
 # Logs of suites, and of daemons in failed tests, are kept under $TARGET/test-logs.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -80,8 +80,9 @@ echo "== build"
 cargo build --release --locked --workspace --bins 2>&1 | tee "$logs/build.log" | grep -v '^ *Compiling' || true
 if ! grep -q '^ *Finished' "$logs/build.log"; then note build 0 1 0 0; fi
 
-cargo_test unit 3600 --workspace --exclude integration
-cargo_test simulation 1800 -p integration --lib
+cargo_test unit 3600 --workspace --exclude integration --exclude integration-sim
+cargo_test simulation "${BRICK_SUITE_LIMIT:-1200}" -p integration-sim
+cargo_test harness-lib 300 -p integration --lib
 # One binary per kind; each has the machine for itself, one test at a time.
 first="tidy harness cluster stranger kill mount_kill apps"
 for file in integration/tests/*.rs; do

@@ -8,6 +8,7 @@ use integration::cluster::{Cluster, Spec};
 use integration::mount::Mount;
 use integration::need::{self, Need};
 use integration::node::Node;
+use integration::sys::{Poll, wait_until};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Xfs];
 const MOUNT_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
@@ -29,10 +30,13 @@ fn three_peers_form_a_pool_and_say_so() {
         for word in ["Hostname: ", "Uuid: "] {
             ensure!(status.matches(word).count() == 2, "{word}: {status}");
         }
-        let list = cluster.brick_json(&["pool", "list"])?;
-        let peers = list["peers"].as_array().context("peers")?;
-        let voters = peers.iter().filter(|p| p["voter"] == true).count();
-        ensure!(peers.len() == 3 && voters == 3, "three voters of three peers: {list}");
+        // The pool makes voters by itself, soon after the probes.
+        wait_until("three voters of three peers", Duration::from_secs(20), || {
+            let list = cluster.brick_json(&["pool", "list"])?;
+            let peers = list["peers"].as_array().context("peers")?;
+            let voters = peers.iter().filter(|p| p["voter"] == true).count();
+            Ok(Poll::of(peers.len() == 3 && voters == 3, || list.to_string()))
+        })?;
         cluster.passed();
         Ok(())
     });
@@ -186,9 +190,9 @@ fn a_full_brick_says_so_and_loses_nothing() {
         ensure!(fs::read(mount.point().join("before"))? == content);
         fs::remove_file(filler)?;
         // Room again: the volume goes on by itself, and the bricks are equal.
-        integration::sys::wait_until("room", Duration::from_secs(30), || {
+        wait_until("room", Duration::from_secs(30), || {
             fs::write(mount.point().join("after"), &content)?;
-            Ok(integration::sys::Poll::Done)
+            Ok(Poll::Done)
         })?;
         cluster.wait_healed("gv0", Duration::from_secs(60))?;
         cluster.demand_equal_bricks("gv0")?;
