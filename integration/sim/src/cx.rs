@@ -60,9 +60,9 @@ impl Cx<'_> {
     }
 
     /// Adds to the trace; the text is made only when somebody reads it.
-    pub fn note(&mut self, text: impl FnOnce() -> String) {
+    pub fn note(&mut self, text: impl FnOnce(Proc) -> String) {
         if let Some(notes) = self.notes.as_deref_mut() {
-            notes.push(text());
+            notes.push(text(self.me));
         }
     }
 }

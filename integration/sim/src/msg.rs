@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use proto::fop::{LeaseKey, Mode};
+use proto::fop::{LeaseKey, Mode, Touch};
 use proto::map::SetMap;
 use proto::{BrickId, Epoch, Failure, Gfid, Incarnation, LeaseNumber, Seq, SessionId};
+use proto_rules::heal::log::{Interval, LogBook};
 use proto_rules::lease::Lease;
 use proto_rules::lease::table::{Reclaim, Reclaimed};
 use proto_rules::member::handover::HandOver;
@@ -13,7 +14,7 @@ use proto_rules::promise::{Answer, Ping};
 use proto_rules::restart::Report;
 use proto_rules::set::SetEntry;
 use proto_rules::time::Nanos;
-use proto_rules::window::Unsettled;
+use proto_rules::settle::MemberList;
 
 use crate::model::change::{Change, Name, Outcome};
 use crate::model::store::{ChangeLog, Inode, Piece};
@@ -27,8 +28,8 @@ pub struct Map {
 
 #[derive(Clone, Debug)]
 pub enum Msg {
-    Ping { ping: Ping, map: Map, interval: u64 },
-    Answer { answer: Answer, map: Map, interval: u64 },
+    Ping { ping: Ping, map: Map, interval: Interval },
+    Answer { answer: Answer, map: Map, interval: Interval },
     Map(Map),
     /// To the pool's leader, whoever the sender believes that is.
     Word(Word),
@@ -45,7 +46,7 @@ pub enum Msg {
 /// What peers tell the pool's leader.
 #[derive(Clone, Debug)]
 pub enum Word {
-    Report { report: Report, lacks: Vec<(BrickId, BrickId)>, silent: Vec<BrickId> },
+    Report { report: Report, lacks: Vec<(BrickId, BrickId)> },
     StopReady { epoch: Epoch, victim: BrickId },
     Propose(SetEntry),
 }
@@ -53,27 +54,40 @@ pub enum Word {
 /// Between the peers of a set.
 #[derive(Clone, Debug)]
 pub enum Call {
-    Unsettled { session: Option<SessionId>, key: Option<LeaseKey>, raise: Vec<(LeaseKey, LeaseNumber)> },
+    Unsettled {
+        session: Option<SessionId>,
+        gfid: Option<Gfid>,
+        raise: Vec<(LeaseKey, LeaseNumber)>,
+    },
+    /// What of an inode a settle copies: asked of the source, installed at the targets.
+    Fetch(Vec<Touch>),
     Pieces(Vec<Piece>),
     Clear { settled: Vec<(SessionId, Seq)>, ended: Vec<(SessionId, bool)>, graced: Option<Epoch> },
     Vouch { session: SessionId, lease: Option<(LeaseKey, LeaseNumber)> },
     Mark { marks: Vec<(BrickId, Gfid)>, clear: bool },
-    Changed { since: Option<u64> },
+    Changed { since: Option<Interval> },
     Inspect(Vec<Gfid>),
     AgreeJoin { brick: BrickId, incarnation: Incarnation },
     /// Joiner to lead: hold changes back and ship the rest since that interval.
-    Pause { since: u64 },
+    Pause { since: Option<Interval> },
+    /// The joiner gives the pause up before anybody agreed.
+    EndPause,
+    /// One inode as a good copy has it, for a member whose copy is marked stale.
+    Install { gfid: Gfid, inode: Option<Inode> },
     Withdraw { incarnation: Incarnation },
 }
 
 #[derive(Clone, Debug)]
 pub enum Done {
-    Unsettled { list: Vec<Unsettled>, sessions: Vec<SessionId>, graced: Epoch },
+    Unsettled { list: MemberList, graced: Epoch },
+    Pieces(Vec<Piece>),
     Ok,
+    /// Not now: the call is made again.
     Busy,
+    Refused,
     Vouched(bool),
-    /// `None`: compare everything; these are all inodes there are.
-    Changed { gfids: BTreeSet<Gfid>, all: bool, current: u64 },
+    /// `all`: the log does not reach back so far; these are all inodes there are.
+    Changed { gfids: BTreeSet<Gfid>, all: bool, current: Interval },
     Inodes(Vec<(Gfid, Option<Inode>)>),
     Rest(Rc<Rest>),
 }
@@ -83,9 +97,10 @@ pub enum Done {
 pub struct Rest {
     pub inodes: Vec<(Gfid, Option<Inode>)>,
     pub log: ChangeLog,
+    pub book: LogBook,
     pub rules: HandOver<Outcome>,
     pub keep: BTreeSet<Gfid>,
-    pub interval: u64,
+    pub interval: Interval,
 }
 
 #[derive(Clone, Debug)]
@@ -119,8 +134,6 @@ pub enum Body {
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub id: u64,
-    pub from: BrickId,
-    pub epoch: Epoch,
     pub map: Option<Map>,
     pub result: Result<Ans, Failure>,
 }

@@ -41,11 +41,6 @@ impl Clock {
         local.div_ceil(self.rate) * 1000
     }
 
-    /// The true moment at which this clock shows `tick`.
-    pub fn true_time(&self, tick: Tick) -> Nanos {
-        tick.0.saturating_sub(self.base) / self.rate * 1000
-    }
-
     pub fn wall(&self, now: Nanos) -> u64 {
         const EPOCH_NS: i64 = 1 << 60;
         (EPOCH_NS + now as i64 + self.wall_offset).max(1) as u64

@@ -2,7 +2,6 @@
 //! reaches a majority of the voters, leaderless for at most a second. What a lost leader had
 //! proposed is committed by its successor or lost: nobody can tell before.
 
-use proto::Epoch;
 use proto::map::SetMap;
 use proto_rules::set::{SetEntry, SetOutcome, apply};
 
@@ -114,9 +113,5 @@ impl Pool {
         // The new leader has a prefix of what the old one had proposed.
         let kept = rng.index(open.len() + 1);
         open.into_iter().take(kept).map(|e| self.append(e)).collect()
-    }
-
-    pub fn epoch(&self) -> Epoch {
-        self.map.epoch
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::fop::Touch;
 use proto::{BrickId, Epoch, Errno, Gfid, Incarnation};
+use proto_rules::heal::log::{Interval, LogBook};
 
 use super::change::{BLOCK_BYTES, BLOCKS, Change, Name, Outcome, block_touch};
 use crate::rng::Rng;
@@ -90,7 +91,6 @@ fn unlink(image: &mut Image, gfid: Option<Gfid>) {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChangeLog {
     pub intervals: BTreeMap<u64, BTreeSet<Touch>>,
-    pub complete_since: u64,
 }
 
 impl ChangeLog {
@@ -113,13 +113,15 @@ pub struct Facts {
     pub checkpoint: u64,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Store {
     pub live: Image,
     durable: Image,
     meta: Vec<Vec<Effect>>,
     data: Vec<Effect>,
     pub log: ChangeLog,
+    /// Since when the log is complete.
+    pub book: LogBook,
     log_durable: ChangeLog,
     log_tail: Vec<(u64, Touch)>,
     in_doubt: BTreeSet<Touch>,
@@ -133,7 +135,20 @@ pub struct Store {
 
 impl Store {
     pub fn new(image: Image) -> Self {
-        Self { durable: image.clone(), live: image, ..Self::default() }
+        Self {
+            durable: image.clone(),
+            live: image,
+            meta: Vec::new(),
+            data: Vec::new(),
+            log: ChangeLog::default(),
+            book: LogBook::of_new_set(),
+            log_durable: ChangeLog::default(),
+            log_tail: Vec::new(),
+            in_doubt: BTreeSet::new(),
+            suspects: BTreeSet::new(),
+            facts: Facts::default(),
+            failed: false,
+        }
     }
 
     pub fn execute(&mut self, change: &Change, stamp: u64, resend: bool, interval: u64) -> Outcome {
@@ -301,6 +316,11 @@ impl Store {
         for (interval, touch) in self.log_tail.iter().take(kept) {
             self.log_durable.add(*interval, *touch);
         }
+        if rng.percent(10) {
+            // The database is lost and begun anew: it knows nothing of what was before.
+            self.book = LogBook::new(Interval(self.last_interval() + 1));
+            self.log_durable = ChangeLog::default();
+        }
         self.log = self.log_durable.clone();
         self.live = image.clone();
         self.durable = image;
@@ -309,21 +329,22 @@ impl Store {
         self.log_tail.clear();
     }
 
-    /// The log, the marks and what a crashing disk made doubtful, since `interval`; `None`:
-    /// compare everything.
-    pub fn changed_since(&self, interval: u64) -> Option<BTreeSet<Gfid>> {
-        if interval < self.log.complete_since {
-            return None;
-        }
+    /// The log's inodes since an interval, and what a crash made doubtful.
+    pub fn changed_since(&self, interval: u64) -> BTreeSet<Gfid> {
         let logged = self.log.intervals.range(interval..).flat_map(|(_, t)| t.iter());
-        Some(logged.map(Touch::gfid).chain(self.suspects.iter().copied()).collect())
+        logged.map(Touch::gfid).chain(self.suspects.iter().copied()).collect()
     }
 
-    pub fn take_over_log(&mut self, log: &ChangeLog) {
+    pub fn last_interval(&self) -> u64 {
+        let logged = self.log.intervals.keys().next_back().copied().unwrap_or(0);
+        logged.max(self.facts.checkpoint)
+    }
+
+    pub fn take_over_log(&mut self, log: &ChangeLog, book: &LogBook) {
         for (interval, touches) in &log.intervals {
             self.log(*interval, &touches.iter().copied().collect::<Vec<_>>());
         }
-        self.log.complete_since = log.complete_since.max(self.log.complete_since);
+        self.book.take_over(book);
     }
 
     /// Makes one inode equal to the source's (`None`: it is not there). Names of a directory

@@ -1,0 +1,346 @@
+//! The sink of a heal: rounds, the final pause, and the join; and the other side of its calls.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use proto::{Epoch, Gfid};
+use proto_rules::Tick;
+use proto_rules::heal::joiner::{JoinCommand, Joiner, Left};
+use proto_rules::heal::log::{Interval, LogAnswer};
+use proto_rules::set::SetEntry;
+use proto_rules::time::MS;
+
+use super::peer::{Peer, Why};
+use crate::cx::{Cx, brick_of, lead_proc, proc_of, set_key};
+use crate::model::net::{PEER_DATA, Proc};
+use crate::msg::{Call, Done, Msg, Rest, Word};
+use crate::plant::Plant;
+
+/// Inodes per trip.
+const BATCH: usize = 3;
+/// How long it goes on saying "never serves" before it takes its new name.
+const NEVER_FOR: u64 = 350 * MS;
+
+/// The rules' joiner with what its driver keeps beside it.
+pub struct Sink {
+    rules: Joiner,
+    /// The list being copied.
+    left: Vec<Gfid>,
+    since: Option<Interval>,
+    rounds: u32,
+    all: bool,
+    never_until: Option<Tick>,
+    proposed: bool,
+}
+
+impl Peer {
+    /// Called with every map: this brick is syncing under its present incarnation, or not.
+    pub fn on_syncing(&mut self, cx: &mut Cx<'_>, syncing: bool) {
+        let map = self.lasting.map.set.clone();
+        if self.joiner.is_some() {
+            let commands = self.joiner.as_mut().map(|j| j.rules.on_map(&map)).unwrap_or_default();
+            if !commands.is_empty() {
+                self.calls.retain(|_, p| p.why != Why::Join);
+            }
+            self.run_join(cx, commands);
+        } else if syncing {
+            let last_durable = Some(Interval(self.lasting.store.facts.checkpoint));
+            let (rules, commands) =
+                Joiner::start(self.brick, self.incarnation, &map, last_durable);
+            self.joiner = Some(Sink {
+                rules,
+                left: Vec::new(),
+                since: last_durable,
+                rounds: 0,
+                all: false,
+                never_until: None,
+                proposed: false,
+            });
+            self.run_join(cx, commands);
+        }
+    }
+
+    fn run_join(&mut self, cx: &mut Cx<'_>, commands: Vec<JoinCommand>) {
+        for command in commands {
+            cx.note(|me| format!("p{} join: {command:?}", me));
+            let Some(sink) = self.joiner.as_mut() else { return };
+            let lead = lead_proc(&self.lasting.map.set);
+            match command {
+                JoinCommand::AskChanges { since } => {
+                    sink.since = since;
+                    sink.rounds += 1;
+                    if sink.rounds > 2 {
+                        cx.hit("heal: rounds");
+                    }
+                    if let Some(lead) = lead {
+                        self.call(cx, lead, Call::Changed { since }, Why::Join);
+                    }
+                }
+                JoinCommand::CopyList => self.copy_next(cx),
+                JoinCommand::Checkpoint => self.join_checkpoint(cx),
+                JoinCommand::SlowWriters { .. } => {}
+                JoinCommand::Pause { epoch } => {
+                    let since = sink.since;
+                    self.promises.offer_join(set_key(), self.brick, epoch);
+                    if let Some(lead) = lead {
+                        self.call(cx, lead, Call::Pause { since }, Why::Join);
+                    }
+                }
+                JoinCommand::CopyRest => {}
+                JoinCommand::EndPause { .. } => {
+                    self.calls.retain(|_, p| p.why != Why::Join);
+                    if let Some(lead) = lead {
+                        self.call(cx, lead, Call::EndPause, Why::Told);
+                    }
+                }
+                JoinCommand::AskAgreement { of, .. } => {
+                    let (brick, incarnation) = (self.brick, self.incarnation);
+                    for to in of {
+                        let call = Call::AgreeJoin { brick, incarnation };
+                        self.call(cx, proc_of(to), call, Why::Join);
+                    }
+                }
+                JoinCommand::ProposeJoin { .. } => {
+                    sink.proposed = true;
+                    self.propose_join(cx);
+                }
+                JoinCommand::NeverServe => self.never_serve(cx),
+                JoinCommand::Joined => {
+                    self.joiner = None;
+                    self.calls.retain(|_, p| p.why != Why::Join);
+                }
+            }
+        }
+    }
+
+    fn join_checkpoint(&mut self, cx: &mut Cx<'_>) {
+        if cx.plant != Plant::NoJoinerCheckpoint {
+            // What it was healed to is on disk; its question stays the old one until it joins.
+            let keep = self.lasting.store.facts.checkpoint;
+            let suspects = self.lasting.store.suspects.clone();
+            let _ = self.lasting.store.checkpoint(keep);
+            self.lasting.store.suspects = suspects;
+        }
+        let commands = self.joiner.as_mut().map(|j| j.rules.on_checkpoint()).unwrap_or_default();
+        self.run_join(cx, commands);
+    }
+
+    pub fn join_done(&mut self, cx: &mut Cx<'_>, from: Proc, call: &Call, done: Done) {
+        let Some(sink) = self.joiner.as_mut() else { return };
+        let commands = match (done, call) {
+            (Done::Changed { gfids, all, current }, Call::Changed { .. }) => {
+                sink.all |= all;
+                self.listed(cx, gfids, all, current)
+            }
+            (Done::Inodes(inodes), _) => {
+                for (gfid, inode) in &inodes {
+                    self.lasting.store.install(*gfid, inode.as_ref(), self.interval.current().0);
+                }
+                return self.copy_next(cx);
+            }
+            (Done::Ok, Call::AgreeJoin { .. }) => sink.rules.on_agreed(brick_of(from)),
+            (Done::Refused, Call::AgreeJoin { .. }) => sink.rules.on_disagreed(),
+            (Done::Refused, Call::Pause { .. }) => sink.rules.on_pause_refused(),
+            (Done::Rest(rest), _) => return self.take_rest(cx, &rest),
+            _ => return,
+        };
+        self.run_join(cx, commands);
+    }
+
+    /// The lead's list and this brick's own late entries: what its log, its crash and its
+    /// former rounds say (traps 11, 13; what it took from another lead is in its log too).
+    fn listed(&mut self, cx: &mut Cx<'_>, lead: BTreeSet<Gfid>, all: bool, current: Interval) -> Vec<JoinCommand> {
+        let store = &self.lasting.store;
+        let own = match store.book.answer(Some(Interval(store.facts.checkpoint))) {
+            LogAnswer::Since(since) => store.changed_since(since.0),
+            LogAnswer::Everything => store.live.keys().copied().collect(),
+        };
+        let everything = all || own.len() == store.live.len();
+        let Some(sink) = self.joiner.as_mut() else { return Vec::new() };
+        let mut list = lead.clone();
+        if sink.rounds == 1 || sink.all {
+            cx.hit(if everything { "heal: everything" } else { "heal: by log" });
+        }
+        list.extend(own);
+        cx.note(|me| format!("p{} heals {} inodes: {list:?}", me, list.len()));
+        sink.left = list.into_iter().collect();
+        let left = Left { inodes: lead.len() as u64, bytes: 0 };
+        sink.rules.on_list(cx.tick, left, current)
+    }
+
+    fn copy_next(&mut self, cx: &mut Cx<'_>) {
+        let lead = lead_proc(self.map());
+        let Some(sink) = self.joiner.as_mut() else { return };
+        if sink.left.is_empty() {
+            let commands = sink.rules.on_copied(cx.tick);
+            return self.run_join(cx, commands);
+        }
+        let batch: Vec<Gfid> = sink.left.drain(..sink.left.len().min(BATCH)).collect();
+        if let Some(lead) = lead {
+            self.call(cx, lead, Call::Inspect(batch), Why::Join);
+        }
+    }
+
+    fn take_rest(&mut self, cx: &mut Cx<'_>, rest: &Rest) {
+        let Some(sink) = self.joiner.as_mut() else { return };
+        if sink.rules.on_paused() != vec![JoinCommand::CopyRest] {
+            return;
+        }
+        let store = &mut self.lasting.store;
+        for (gfid, inode) in &rest.inodes {
+            store.install(*gfid, inode.as_ref(), rest.interval.0);
+        }
+        store.take_over_log(&rest.log, &rest.book);
+        store.sweep(&rest.keep);
+        store.facts.stale.clear();
+        self.interval.heard(cx.tick, rest.interval);
+        if cx.plant == Plant::NoJoinerCheckpoint {
+            store.facts.checkpoint = rest.interval.0;
+            store.suspects.clear();
+        } else if store.checkpoint(rest.interval.0).is_err() {
+            return;
+        }
+        for (brick, gfid) in &rest.rules.stale {
+            if *brick != self.brick {
+                self.lasting.store.facts.stale.insert((*gfid, *brick));
+            }
+        }
+        self.member.take_over(rest.rules.clone());
+        self.heard.extend(rest.rules.sessions.iter().copied());
+        self.lasting.store.facts.graced = self.member.graced();
+        let commands = self.joiner.as_mut().map(|j| j.rules.on_rest()).unwrap_or_default();
+        self.run_join(cx, commands);
+    }
+
+    fn propose_join(&mut self, cx: &mut Cx<'_>) {
+        let epoch = self.map().epoch;
+        let (brick, incarnation) = (self.brick, self.incarnation);
+        self.say(cx, Word::Propose(SetEntry::Join { epoch, brick, incarnation }));
+    }
+
+    pub fn tick_joiner(&mut self, cx: &mut Cx<'_>) {
+        let Some(sink) = self.joiner.as_mut() else { return };
+        match sink.never_until {
+            Some(until) if cx.tick >= until => return self.reincarnate(cx),
+            Some(_) => return,
+            None => {}
+        }
+        let commands = sink.rules.on_tick(cx.tick);
+        let again = sink.proposed && commands.is_empty() && cx.rng.percent(20);
+        self.run_join(cx, commands);
+        if again {
+            self.propose_join(cx);
+        }
+    }
+
+    fn never_serve(&mut self, cx: &mut Cx<'_>) {
+        self.promises.never_serve(set_key(), self.brick);
+        self.calls.retain(|_, p| p.why != Why::Join);
+        if let Some(sink) = self.joiner.as_mut() {
+            sink.never_until.get_or_insert(cx.tick.after(NEVER_FOR));
+        }
+    }
+
+    /// The other side of all calls between peers.
+    pub fn on_call(&mut self, cx: &mut Cx<'_>, from: Proc, id: u64, epoch: Epoch, call: &Rc<Call>) {
+        if !self.has_brick {
+            return;
+        }
+        if let Some(done) = self.answer_call(cx, from, id, epoch, call) {
+            cx.send(from, PEER_DATA, Msg::Done { id, done });
+        }
+    }
+
+    fn answer_call(&mut self, cx: &mut Cx<'_>, from: Proc, id: u64, epoch: Epoch, call: &Call) -> Option<Done> {
+        if let Call::Withdraw { incarnation } = call {
+            if *incarnation == self.incarnation && self.joiner.is_some() {
+                self.never_serve(cx);
+            }
+            return Some(Done::Ok);
+        }
+        // The same gate as for clients, but for the promises: who leads a settle serves nobody
+        // yet, and what it copies is fenced by its epoch.
+        if epoch != self.member.epoch() || !self.member.in_sync() || self.member.failed() {
+            return Some(Done::Busy);
+        }
+        Some(match call {
+            Call::Unsettled { session, gfid, raise } => self.unsettled(*session, *gfid, raise),
+            Call::Fetch(touches) => {
+                Done::Pieces(touches.iter().map(|t| self.lasting.store.piece(t)).collect())
+            }
+            Call::Pieces(pieces) => {
+                // A call made again must not undo what came after its first arrival.
+                if self.installed.insert((from, id)) {
+                    for piece in pieces {
+                        self.lasting.store.install_piece(piece, self.interval.current().0);
+                    }
+                }
+                Done::Ok
+            }
+            Call::Clear { settled, ended, graced } => {
+                self.member.windows.clear(settled);
+                for (session, forgotten) in ended {
+                    self.member.session_ended(*session, *forgotten);
+                }
+                if let Some(graced) = graced {
+                    self.lasting.store.facts.graced = *graced;
+                    self.member.note_graced(*graced);
+                }
+                Done::Ok
+            }
+            Call::Vouch { session, lease } => {
+                let Some(table) = &self.table else { return Some(Done::Busy) };
+                let leased = lease.is_none_or(|(k, n)| table.permits(*session, k, n));
+                Done::Vouched(table.knows(*session) && leased)
+            }
+            Call::Mark { marks, clear } => {
+                self.note_marks(marks, *clear);
+                Done::Ok
+            }
+            Call::AgreeJoin { brick, incarnation } => {
+                let joiner = (*brick, *incarnation);
+                match self.promises.agree_join(set_key(), self.brick, epoch, joiner) {
+                    Ok(()) => {
+                        self.ping_now(cx);
+                        Done::Ok
+                    }
+                    Err(_) => Done::Refused,
+                }
+            }
+            Call::EndPause => {
+                if self.pause.as_ref().is_some_and(|p| p.joiner == brick_of(from)) {
+                    self.pause = None;
+                    let commands = self.member.resume();
+                    self.run_member(cx, commands);
+                }
+                Done::Ok
+            }
+            Call::Install { gfid, inode } => {
+                self.lasting.store.install(*gfid, inode.as_ref(), self.interval.current().0);
+                Done::Ok
+            }
+            Call::Pause { since } => return self.on_pause(cx, from, id, *since),
+            Call::Changed { since } => self.changed(*since, cx.plant),
+            Call::Inspect(gfids) => {
+                let live = &self.lasting.store.live;
+                Done::Inodes(gfids.iter().map(|g| (*g, live.get(g).cloned())).collect())
+            }
+            Call::Withdraw { .. } => Done::Ok,
+        })
+    }
+
+    fn changed(&self, since: Option<Interval>, plant: Plant) -> Done {
+        let store = &self.lasting.store;
+        let current = self.interval.current();
+        match store.book.answer(since) {
+            LogAnswer::Since(since) => {
+                let skip = if plant == Plant::NoLogOverlap { 2 } else { 0 };
+                Done::Changed { gfids: store.changed_since(since.0 + skip), all: false, current }
+            }
+            LogAnswer::Everything => {
+                let gfids = store.live.keys().copied().collect();
+                Done::Changed { gfids, all: true, current }
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The lead's settling, and every member's side of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::fop::Touch;
+use proto::{BrickId, Epoch, Gfid, LeaseNumber, SessionId};
+use proto_rules::lease::LeaseKey;
+use proto_rules::lease::table::{LeaseTable, SettleScope};
+use proto_rules::settle::{CopyWhat, MemberList, Scope, Settle, SettleCommand};
+
+use super::peer::{Peer, Why};
+use crate::cx::{Cx, brick_of, proc_of};
+use crate::model::change::{BLOCK_BYTES, block_touch};
+use crate::model::net::Proc;
+use crate::msg::{Call, Done};
+use crate::plant::Plant;
+
+/// A settle with what its driver keeps beside it.
+pub struct Job {
+    rules: Settle,
+    graced: Epoch,
+    /// Inodes being copied: targets that have not answered.
+    copies: BTreeMap<Gfid, BTreeSet<BrickId>>,
+    targets: BTreeMap<Gfid, Vec<BrickId>>,
+}
+
+impl Peer {
+    /// This brick leads from now on, without its predecessor's memory.
+    pub fn become_lead(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
+        self.lose_lead();
+        cx.hit("settle: new lead");
+        cx.note(|me| format!("p{} becomes lead in e{epoch}", me));
+        self.settle(cx, Scope::All, Vec::new());
+    }
+
+    /// It led and leads on with its table: settles start again with the members left.
+    pub fn lead_on(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
+        self.calls.retain(|_, p| p.why == Why::Join);
+        self.pause = None;
+        self.markings.clear();
+        self.stale_abort(cx);
+        let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
+        let jobs: Vec<u64> = self.settles.keys().copied().collect();
+        for job in jobs {
+            let Some(settle) = self.settles.get_mut(&job) else { continue };
+            settle.copies.clear();
+            settle.targets.clear();
+            let commands = settle.rules.on_members(members.clone());
+            self.run_settle(cx, job, commands);
+        }
+        let Some(table) = self.table.as_mut() else { return };
+        table.on_epoch(epoch);
+        if table.serving() || self.graced_wait.is_some() {
+            self.note_graced(cx, epoch);
+        }
+    }
+
+    pub fn start_settle(
+        &mut self,
+        cx: &mut Cx<'_>,
+        scope: Option<SettleScope>,
+        raise: Vec<(LeaseKey, LeaseNumber)>,
+    ) {
+        let Some(scope) = scope else { return };
+        cx.hit(if scope.key.is_some() { "settle: one lease" } else { "settle: one session" });
+        self.settle(cx, Scope::One(scope), raise);
+    }
+
+    fn settle(&mut self, cx: &mut Cx<'_>, scope: Scope, raise: Vec<(LeaseKey, LeaseNumber)>) {
+        let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
+        let (rules, commands) = Settle::start(scope, self.brick, members, raise);
+        self.next_call += 1;
+        let job = self.next_call;
+        let (copies, targets) = (BTreeMap::new(), BTreeMap::new());
+        let graced = self.member.graced();
+        self.settles.insert(job, Job { rules, graced, copies, targets });
+        if cx.plant == Plant::NoSettle {
+            let sessions = self.heard.clone();
+            return self.settle_over(cx, job, sessions);
+        }
+        self.run_settle(cx, job, commands);
+    }
+
+    fn run_settle(&mut self, cx: &mut Cx<'_>, job: u64, commands: Vec<SettleCommand>) {
+        for command in commands {
+            cx.note(|me| format!("p{} settle {job}: {command:?}", me));
+            match command {
+                SettleCommand::Collect { from, raise } => {
+                    let Some(settle) = self.settles.get(&job) else { return };
+                    let (session, gfid) = settle.rules.scope().filter();
+                    let call = Call::Unsettled { session, gfid, raise };
+                    self.call(cx, proc_of(from), call, Why::Settle(job));
+                }
+                SettleCommand::Copy { gfid, what, source, targets } => {
+                    cx.hit("settle: piece copied");
+                    if let Some(settle) = self.settles.get_mut(&job) {
+                        settle.targets.insert(gfid, targets);
+                    }
+                    let call = Call::Fetch(touches(gfid, &what));
+                    self.call(cx, proc_of(source), call, Why::Copy(job, gfid));
+                }
+                SettleCommand::Clear { at, entries } => {
+                    let call = Call::Clear { settled: entries, ended: Vec::new(), graced: None };
+                    self.call(cx, proc_of(at), call, Why::Settle(job));
+                }
+                SettleCommand::Done { sessions } => self.settle_over(cx, job, sessions),
+            }
+        }
+    }
+
+    pub fn settle_done(&mut self, cx: &mut Cx<'_>, job: u64, from: Proc, done: Done) {
+        let Some(settle) = self.settles.get_mut(&job) else { return };
+        let commands = match done {
+            Done::Unsettled { list, graced } => {
+                settle.graced = settle.graced.max(graced);
+                settle.rules.on_list(brick_of(from), list, &self.member.stale)
+            }
+            Done::Ok => settle.rules.on_cleared(brick_of(from)),
+            _ => return,
+        };
+        self.run_settle(cx, job, commands);
+    }
+
+    /// First the source's pieces, then one answer of each target.
+    pub fn copy_done(&mut self, cx: &mut Cx<'_>, (job, gfid): (u64, Gfid), from: Proc, done: Done) {
+        let Some(settle) = self.settles.get_mut(&job) else { return };
+        if let Done::Pieces(pieces) = done {
+            let targets = settle.targets.remove(&gfid).unwrap_or_default();
+            settle.copies.insert(gfid, targets.iter().copied().collect());
+            for target in &targets {
+                let call = Call::Pieces(pieces.clone());
+                self.call(cx, proc_of(*target), call, Why::Copy(job, gfid));
+            }
+            if !targets.is_empty() {
+                return;
+            }
+        } else if let Some(waiting) = settle.copies.get_mut(&gfid) {
+            waiting.remove(&brick_of(from));
+        }
+        let Some(settle) = self.settles.get_mut(&job) else { return };
+        if settle.copies.get(&gfid).is_some_and(BTreeSet::is_empty) {
+            settle.copies.remove(&gfid);
+            let commands = settle.rules.on_copied(gfid, &self.member.stale);
+            self.run_settle(cx, job, commands);
+        }
+    }
+
+    fn settle_over(&mut self, cx: &mut Cx<'_>, job: u64, sessions: BTreeSet<SessionId>) {
+        let Some(settle) = self.settles.remove(&job) else { return };
+        let epoch = self.member.epoch();
+        match settle.rules.scope() {
+            Scope::All => {
+                let mut table = LeaseTable::new_lead(epoch, settle.graced, sessions);
+                let commands = table.lists_settled(cx.tick);
+                self.table = Some(table);
+                self.run_lease(cx, commands);
+            }
+            Scope::One(scope) => {
+                let Some(table) = self.table.as_mut() else { return };
+                let commands = table.settled(cx.tick, scope);
+                if scope.key.is_none() {
+                    self.tell_ended(cx, scope.session, false);
+                }
+                self.run_lease(cx, commands);
+            }
+        }
+    }
+
+    /// A member's side: numbers first, then the list, when nothing in scope runs any more.
+    pub fn unsettled(
+        &mut self,
+        session: Option<SessionId>,
+        gfid: Option<Gfid>,
+        raise: &[(LeaseKey, LeaseNumber)],
+    ) -> Done {
+        for (key, number) in raise {
+            self.member.numbers.raise(*key, *number);
+        }
+        if self.member.windows.running(session, gfid) {
+            return Done::Busy;
+        }
+        let list = MemberList {
+            entries: self.member.windows.unsettled(session, gfid),
+            marks: self.member.windows.marks(),
+            sessions: self.heard.iter().copied().collect(),
+        };
+        Done::Unsettled { list, graced: self.member.graced() }
+    }
+}
+
+fn touches(gfid: Gfid, what: &CopyWhat) -> Vec<Touch> {
+    let mut touches = Vec::new();
+    if what.attrs {
+        touches.push(Touch::Attrs(gfid));
+    }
+    for (start, end) in &what.ranges {
+        let blocks = start / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES);
+        touches.extend(blocks.map(|b| block_touch(gfid, b as u8)));
+    }
+    touches.extend(what.names.iter().map(|hash| Touch::Name { dir: gfid, hash: *hash }));
+    touches
+}
