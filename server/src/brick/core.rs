@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use proto::fop::{Op, Return};
+use proto::fop::{Answer, Call, Changed, Op, Return};
 use proto::map::VolumeMap;
 use proto::{Epoch, Errno, Failure, Gfid, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::member::{Member, MemberCommand, OwnError};
 use proto_rules::time::MS;
-use server_store::Store;
+use server_store::{Ctx, Store};
 
 use super::clock::now;
 use super::connection::{Conn, ConnId};
@@ -57,20 +57,29 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(setup: Setup, store: Store, me: Weak<Brick>) -> Result<Self, Errno> {
+    /// # Errors
+    /// The store's database cannot be read.
+    pub fn new(setup: Setup, mut store: Store) -> Result<Self, Errno> {
         let identity = setup.identity;
         let mut member = Member::new(identity.brick, identity.incarnation);
         for (gfid, brick) in store.stale_marks() {
             member.stale.mark(brick, gfid);
         }
         member.note_graced(super::handover::graced(&store)?);
-        let last = store.last_checkpoint()?.map_or(0, |mark| mark.interval);
+        // The log may hold entries of a later interval than the last checkpoint's.
+        let ask = Changed { since: u64::MAX, limit: 1, ..Changed::default() };
+        let ctx = Ctx { interval: 0, defer_sync: false };
+        let logged = match store.execute(&Call::new(ask), &ctx)?.answer {
+            Answer::ChangedList(list) => list.current,
+            _ => 0,
+        };
+        let last = store.last_checkpoint()?.map_or(0, |mark| mark.interval).max(logged);
         let orphans = store.orphans()?.into_iter().collect();
         Ok(Self {
-            interval: IntervalClock::after(last.max(store.log_current()), now()),
+            interval: IntervalClock::after(last, now()),
             members: Members::new(identity, setup.credential.clone()),
             setup,
-            me,
+            me: Weak::new(),
             store,
             member,
             lead: None,

@@ -161,7 +161,9 @@ impl Core {
                 LeaseCommand::Recall { session, lease, keep } => self.recall(session, lease, keep),
                 LeaseCommand::Settle { scope, raise } => self.start_settle(scope, raise),
                 LeaseCommand::NoteGraced { epoch } => self.start_noting(epoch),
-                LeaseCommand::Forget { session, unpinned } => self.forget_session(session, unpinned),
+                LeaseCommand::Forget { session, unpinned } => {
+                    self.forget_session(session, unpinned)
+                }
             }
         }
     }
@@ -181,8 +183,7 @@ impl Core {
         self.setup.metrics.recalls.add(1);
         // Without a connection the holder learns of it by its next renewal, or dies.
         let Some(conn) = self.connection_of(session) else { return };
-        let recall =
-            Recall { key: lease.key.into(), number: lease.number, keep: keep as i32 };
+        let recall = Recall { key: lease.key.into(), number: lease.number, keep: keep as i32 };
         let mut header = Header::new(FrameKind::Push);
         header.session = session.0;
         header.epoch = self.epoch().0;

@@ -31,7 +31,6 @@ mod inbox;
 mod interval;
 pub mod io;
 mod lead_ops;
-pub mod manager;
 mod outbox;
 mod peer_ops;
 mod request;
@@ -43,3 +42,7 @@ pub use gate::{Facts, Gate};
 pub use inbox::{BrickCommand, BrickHandle, BrickIdentity, Newcomer, Owner, Setup};
 pub use request::{Outcome, Pending};
 pub use thread::spawn;
+
+#[cfg(test)]
+#[path = "brick_test/mod.rs"]
+mod brick_test;

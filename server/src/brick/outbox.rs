@@ -24,6 +24,8 @@ pub struct Outbox {
     /// The writer task has slices in the kernel: nobody else may send.
     writing: Cell<bool>,
     closed: Cell<bool>,
+    /// Closed once everything queued is sent.
+    finishing: Cell<bool>,
     work: Notify,
     drained: Notify,
 }
@@ -45,6 +47,12 @@ impl Outbox {
 
     /// For frames queued outside the connection's own read loop.
     pub fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Sends what is queued, then closes.
+    pub fn finish(&self) {
+        self.finishing.set(true);
         self.work.notify_one();
     }
 
@@ -117,6 +125,9 @@ impl Outbox {
         loop {
             self.flush_now(socket)?;
             if self.is_closed() {
+                return Ok(());
+            }
+            if self.bytes.get() == 0 && self.finishing.get() {
                 return Ok(());
             }
             if self.bytes.get() == 0 {

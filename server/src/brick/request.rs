@@ -144,7 +144,10 @@ impl Pending {
                 header.flags = Flags::REPLAY;
                 let errno = stored.errno as u32;
                 let grants = self.grants;
-                (ReplyHead { answer: stored.answer, errno, grants, ..ReplyHead::default() }, Bytes::new())
+                (
+                    ReplyHead { answer: stored.answer, errno, grants, ..ReplyHead::default() },
+                    Bytes::new(),
+                )
             }
             Outcome::Failed(failure) => {
                 let head = ReplyHead { grants: self.grants, ..ReplyHead::failure(failure, 0) };
@@ -183,7 +186,8 @@ fn payload_fits(fop: &Fop, bytes: usize) -> bool {
     match fop {
         Fop::Write(a) => a.len == bytes as u64,
         Fop::InstallData(a) if !a.hole => a.len == bytes as u64,
-        Fop::Create(_) => true,
+        // A new file's data; the state that a joiner takes over.
+        Fop::Create(_) | Fop::TakeOver(_) => true,
         _ => bytes == 0,
     }
 }

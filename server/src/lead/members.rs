@@ -5,9 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::transport::{
-    BrickClient, Connector, Counters, Identity, Proof, Pushes, Target,
-};
+use client::transport::{BrickClient, Connector, Counters, Identity, Proof, Pushes, Target};
 use proto::fop::{Call, Fop, Recall, Return, Under, Vouch};
 use proto::map::{SetMap, VolumeMap};
 use proto::{BrickId, Epoch, Errno, Failure, SessionId};

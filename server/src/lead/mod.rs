@@ -22,7 +22,8 @@ use std::collections::BTreeMap;
 use proto_rules::lease::table::LeaseTable;
 
 pub use locks::{LockKind, LockOutcome, Locks};
-pub use members::{Members, PeerCredential};
+pub use members::{Member, Members, PeerCredential};
+pub use settle::{touch_of, touch_to};
 
 use crate::brick::Pending;
 

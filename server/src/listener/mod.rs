@@ -233,6 +233,7 @@ fn hand_over(
         from,
         session: SessionId(hello.session),
         credential: admitted.credential,
+        number: hello.connection,
         host: hello.host.chars().take(255).collect(),
     }));
     Ok(())

@@ -132,11 +132,8 @@ impl Board {
         joiner: (BrickId, Incarnation),
     ) -> Result<(), JoinRefused> {
         let mut inner = self.inner();
-        let members: Vec<BrickId> = inner
-            .bricks_of(set)
-            .into_iter()
-            .filter(|brick| inner.in_sync(set, *brick))
-            .collect();
+        let members: Vec<BrickId> =
+            inner.bricks_of(set).into_iter().filter(|brick| inner.in_sync(set, *brick)).collect();
         let mut agreed = Err(JoinRefused::NotInSync);
         for brick in members {
             agreed = inner.promises.agree_join(set, brick, epoch, joiner);

@@ -10,7 +10,6 @@ use proto::Errno;
 use proto::fop::Return;
 use server_store::{FsyncPlan, PendingRead};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::{BrickIo, blocking, try_recv, try_send};
 
@@ -18,11 +17,11 @@ use super::{BrickIo, blocking, try_recv, try_send};
 pub struct PlainIo;
 
 impl BrickIo for PlainIo {
-    type Socket = AsyncFd<TcpStream>;
+    type Socket = tokio::net::TcpStream;
 
     fn adopt(&self, stream: TcpStream) -> io::Result<Self::Socket> {
         stream.set_nonblocking(true)?;
-        AsyncFd::new(stream)
+        tokio::net::TcpStream::from_std(stream)
     }
 
     async fn recv(
@@ -32,8 +31,8 @@ impl BrickIo for PlainIo {
         room: usize,
     ) -> (io::Result<usize>, BytesMut) {
         let received = socket
-            .async_io(Interest::READABLE, |stream| {
-                try_recv(stream, &mut buf, room)?.ok_or(io::ErrorKind::WouldBlock.into())
+            .async_io(Interest::READABLE, || {
+                try_recv(socket, &mut buf, room)?.ok_or(io::ErrorKind::WouldBlock.into())
             })
             .await;
         (received, buf)
@@ -45,8 +44,8 @@ impl BrickIo for PlainIo {
         slices: Vec<Bytes>,
     ) -> (io::Result<usize>, Vec<Bytes>) {
         let sent = socket
-            .async_io(Interest::WRITABLE, |stream| {
-                try_send(stream, slices.iter())?.ok_or(io::ErrorKind::WouldBlock.into())
+            .async_io(Interest::WRITABLE, || {
+                try_send(socket, slices.iter())?.ok_or(io::ErrorKind::WouldBlock.into())
             })
             .await;
         (sent, slices)
@@ -58,11 +57,13 @@ impl BrickIo for PlainIo {
 
     async fn fsync(&self, plan: FsyncPlan) -> Result<(), Errno> {
         blocking(move || {
-            plan.fds.iter().try_for_each(|fd| match plan.data_only {
-                true => rustix::fs::fdatasync(fd),
-                false => rustix::fs::fsync(fd),
-            })
-            .map_err(|e| Errno(e.raw_os_error()))
+            plan.fds
+                .iter()
+                .try_for_each(|fd| match plan.data_only {
+                    true => rustix::fs::fdatasync(fd),
+                    false => rustix::fs::fsync(fd),
+                })
+                .map_err(|e| Errno(e.raw_os_error()))
         })
         .await
     }

@@ -1,0 +1,317 @@
+//! Operations between peers: what a joiner asks, what a settling lead does, what members tell
+//! each other.
+//!
+//! Who may do what: the members of the epoch to each other; and whatever this peer's own heal
+//! does to a brick that is not in-sync.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::fop::{
+    Answer, BlockSums, ClearWindows, Done, Fop, MarkStale, PauseForJoin, Return, Under, Unsettled,
+    UnsettledEntry, UnsettledList, Vouch,
+};
+use proto::{BrickId, Epoch, Errno, Failure, Refusal, Seq, SessionId};
+use proto_rules::time::MS;
+
+use super::clock::now;
+use super::core::{Brick, Core};
+use super::handover;
+use super::io::blocking;
+use super::request::{Outcome, Pending};
+use crate::lead::touch_to;
+
+/// How often a pausing lead looks whether the last change under way is done.
+const QUIET_LOOK: Duration = Duration::from_millis(1);
+/// How long a lead tries to have a stale copy noted by everybody before the client asks again.
+const MARKING_TRIES: u32 = 60;
+const MARKING_PAUSE: Duration = Duration::from_millis(50);
+
+fn done() -> Outcome {
+    Outcome::Done(Answer::Done(Done {}).into())
+}
+
+impl Core {
+    pub fn peer_request(&mut self, pending: Pending) {
+        let Some(peer) = pending.conn.peer() else {
+            return match pending.call.fop {
+                // A client that saw members answer differently has the lead note it.
+                Fop::MarkStale(mark) => self.mark_stale_everywhere(pending, mark),
+                _ => self.fail(pending, Errno::EPERM),
+            };
+        };
+        let own_heal = peer == self.setup.identity.peer && !self.member.in_sync();
+        if !own_heal && let Some(refusal) = self.not_a_member(&pending) {
+            return self.refuse(pending, refusal);
+        }
+        match &pending.call.fop {
+            Fop::PeerRead(a) => {
+                let plan = self.store.plan_read(a.gfid, a.offset, a.len);
+                self.run_read(pending, plan);
+            }
+            Fop::BlockSums(sums) => {
+                let sums = *sums;
+                self.block_sums(pending, &sums);
+            }
+            Fop::Checkpoint(_) => self.checkpoint_now(pending),
+            Fop::Unsettled(ask) => {
+                let ask = ask.clone();
+                match self.unsettled(&ask) {
+                    Ok(list) => {
+                        self.answer(pending, Outcome::Done(Answer::UnsettledList(list).into()));
+                    }
+                    Err(failure) => self.answer(pending, Outcome::Failed(failure)),
+                }
+            }
+            Fop::ClearWindows(note) => {
+                let note = note.clone();
+                match self.clear_windows(&note) {
+                    Ok(()) => self.answer(pending, done()),
+                    Err(_) => self.own_error(pending, "a note cannot be written"),
+                }
+            }
+            Fop::MarkStale(mark) => {
+                let mark = *mark;
+                match self.mark_stale_here(&mark) {
+                    Ok(()) => self.answer(pending, done()),
+                    Err(_) => self.own_error(pending, "a stale mark cannot be written"),
+                }
+            }
+            Fop::Vouch(ask) => {
+                let ask = ask.clone();
+                self.vouch(pending, &ask);
+            }
+            Fop::PauseForJoin(pause) => {
+                let pause = *pause;
+                self.pause_for_join(pending, pause);
+            }
+            Fop::TakeOver(state) => {
+                let interval = state.state.current_interval;
+                self.take_over(pending, interval, own_heal);
+            }
+            _ => {
+                let result = self.store.execute(&pending.call, &self.context());
+                self.done(pending, result);
+            }
+        }
+    }
+
+    /// Why a peer's request is not for this brick in its present state. Settling goes on while
+    /// promises are renewed: it needs the epoch, not the right to serve clients.
+    fn not_a_member(&self, pending: &Pending) -> Option<Refusal> {
+        let serves = matches!(
+            pending.op,
+            proto::fop::Op::Vouch | proto::fop::Op::PauseForJoin | proto::fop::Op::Changed
+        );
+        if self.failed.is_some() {
+            Some(Refusal::Failed)
+        } else if !self.member.in_sync() {
+            Some(Refusal::NotServing)
+        } else if pending.head.epoch != self.epoch() {
+            Some(Refusal::Epoch { current: self.epoch().0 })
+        } else if serves && now() >= self.member.serve_until() {
+            Some(Refusal::NotServing)
+        } else {
+            None
+        }
+    }
+
+    fn block_sums(&mut self, mut pending: Pending, sums: &BlockSums) {
+        let job = match self.store.plan_block_sums(sums) {
+            Ok(job) => job,
+            Err(errno) => return self.done(pending, Err(errno)),
+        };
+        pending.defer();
+        // Not noted as a request to the disk: a gigabyte of sums may well take 10 s.
+        self.spawn(|brick| async move {
+            let result = blocking(move || job.run()).await;
+            brick.core.borrow_mut().done(pending, result);
+        });
+    }
+
+    fn checkpoint_now(&mut self, mut pending: Pending) {
+        pending.defer();
+        let (handle, interval) = (self.store.checkpoint_handle(), self.interval.current());
+        self.spawn(|brick| async move {
+            let result = blocking(move || handle.run(interval)).await;
+            let mut core = brick.core.borrow_mut();
+            core.refresh_facts();
+            core.done(pending, result.map(|()| Answer::Done(Done {}).into()));
+        });
+    }
+
+    /// What this brick holds above the settled marks, after it has heard of the new numbers.
+    ///
+    /// # Errors
+    /// Busy while a change in question is being executed.
+    pub fn unsettled(&mut self, ask: &Unsettled) -> Result<UnsettledList, Failure> {
+        for Under { key, number } in &ask.raise {
+            self.member.numbers.raise((*key).into(), *number);
+        }
+        let session = (ask.session != 0).then_some(SessionId(ask.session));
+        let gfid = (!ask.gfid.is_nil()).then_some(ask.gfid);
+        if let (Some(session), None) = (session, gfid) {
+            self.member.session_ended(session, false);
+        }
+        if self.member.windows.running(session, gfid) {
+            return Err(Refusal::Busy.into());
+        }
+        let entries = self.member.windows.unsettled(session, gfid).into_iter().map(|u| {
+            let touches = u.touches.iter().map(touch_to).collect();
+            UnsettledEntry { session: u.session.0, seq: u.seq.0, touches }
+        });
+        Ok(UnsettledList {
+            entries: entries.collect(),
+            sessions: self.client_sessions().map(|s| s.0).collect(),
+            graced: self.member.graced().0,
+        })
+    }
+
+    /// Sessions that this brick has heard of.
+    pub fn client_sessions(&self) -> impl Iterator<Item = SessionId> {
+        let connected = self.sessions.keys().copied().filter(|s| s.0 != 0);
+        connected.chain(self.member.windows.sessions())
+    }
+
+    /// Notes what the lead says.
+    ///
+    /// # Errors
+    /// The note cannot be made durable.
+    pub fn clear_windows(&mut self, note: &ClearWindows) -> Result<(), Errno> {
+        let settled: Vec<(SessionId, Seq)> =
+            note.settled.iter().map(|s| (SessionId(s.session), Seq(s.seq))).collect();
+        self.member.windows.clear(&settled);
+        for session in &note.sessions {
+            self.member.session_ended(SessionId(*session), true);
+        }
+        if Epoch(note.graced) > self.member.graced() {
+            handover::note_graced(&mut self.store, Epoch(note.graced))?;
+            self.member.note_graced(Epoch(note.graced));
+        }
+        Ok(())
+    }
+
+    fn mark_stale_here(&mut self, mark: &MarkStale) -> Result<(), Errno> {
+        let brick = BrickId::from_bytes(mark.brick.0);
+        self.store.mark_stale(mark.gfid, brick, mark.clear)?;
+        if mark.clear {
+            self.member.stale.clear(brick, mark.gfid);
+        } else if !self.member.stale.mark(brick, mark.gfid) && brick == self.setup.identity.brick {
+            self.leave("too many of its copies are stale");
+        }
+        Ok(())
+    }
+
+    /// The lead: every in-sync member notes the mark durably, then the client may go on.
+    fn mark_stale_everywhere(&mut self, mut pending: Pending, mark: MarkStale) {
+        if let Some(refusal) = self.not_leading(&pending) {
+            return self.refuse(pending, refusal);
+        }
+        let brick = BrickId::from_bytes(mark.brick.0);
+        let known = self.member.map().is_some_and(|map| map.member(brick).is_some());
+        // Only a heal clears marks.
+        if !known || mark.clear {
+            return self.fail(pending, Errno::EINVAL);
+        }
+        if self.mark_stale_here(&mark).is_err() {
+            return self.own_error(pending, "a stale mark cannot be written");
+        }
+        tracing::warn!(gfid = %mark.gfid, %brick, "a copy differs and is marked stale");
+        pending.defer();
+        let (epoch, members) = (self.epoch(), self.members.in_sync());
+        self.spawn(|here| async move {
+            for member in &members {
+                let mut tries = 0;
+                while member.call(epoch, mark.into()).await.is_err() {
+                    tries += 1;
+                    if tries > MARKING_TRIES || !here.core.borrow().leads_in(epoch) {
+                        return here.core.borrow_mut().refuse(pending, Refusal::Busy);
+                    }
+                    tokio::time::sleep(MARKING_PAUSE).await;
+                }
+            }
+            here.core.borrow_mut().answer(pending, done());
+        });
+    }
+
+    fn vouch(&mut self, pending: Pending, ask: &Vouch) {
+        let session = SessionId(ask.session);
+        let Some(lead) = &self.lead else { return self.refuse(pending, Refusal::Grace) };
+        let held = |u: &Under| lead.table.permits(session, u.key.into(), u.number);
+        if !lead.table.knows(session) {
+            self.refuse(pending, Refusal::UnknownSession);
+        } else if ask.under.iter().all(held) {
+            self.answer(pending, done());
+        } else {
+            self.refuse(pending, Refusal::StaleLease);
+        }
+    }
+
+    /// A joiner's final pause: changes are held, and what it needs is shipped once the last
+    /// one under way is done.
+    fn pause_for_join(&mut self, mut pending: Pending, pause: PauseForJoin) {
+        if pause.pause_ms == 0 {
+            self.answer(pending, done_handover());
+            let commands = self.member.resume();
+            return self.member_commands(commands);
+        }
+        let length = u64::from(pause.pause_ms) * MS;
+        if !self.member.pause(now(), Epoch(pause.epoch), length) {
+            return self.refuse(pending, Refusal::NotLead);
+        }
+        pending.defer();
+        self.spawn(|brick| async move {
+            while !brick.core.borrow().member.quiet() {
+                let ended = {
+                    let core = brick.core.borrow();
+                    core.epoch() != Epoch(pause.epoch) || core.failed.is_some()
+                };
+                if ended {
+                    return brick.core.borrow_mut().refuse(pending, Refusal::Busy);
+                }
+                tokio::time::sleep(QUIET_LOOK).await;
+            }
+            brick.ship(pending);
+        });
+    }
+
+    fn take_over(&mut self, pending: Pending, interval: u64, own_heal: bool) {
+        if !own_heal {
+            return self.fail(pending, Errno::EPERM);
+        }
+        let Some(state) = handover::decode(&pending.call.payload) else {
+            return self.fail(pending, Errno::EINVAL);
+        };
+        self.interval.at_least(interval, now());
+        let graced = handover::note_graced(&mut self.store, state.graced);
+        self.member.take_over(state);
+        match graced {
+            Ok(()) => self.answer(pending, done()),
+            Err(_) => self.own_error(pending, "a note cannot be written"),
+        }
+    }
+
+    /// The join to which this brick agreed has ended by the joiner's word.
+    pub fn join_ended(&mut self) {
+        let commands = self.member.resume();
+        self.member_commands(commands);
+    }
+}
+
+impl Brick {
+    fn ship(self: Rc<Self>, pending: Pending) {
+        let mut core = self.core.borrow_mut();
+        let sessions: Vec<SessionId> = core.client_sessions().collect();
+        let payload = handover::encode(core.member.hand_over(sessions));
+        let state =
+            proto::fop::HandOver { rules: Bytes::new(), current_interval: core.interval.current() };
+        let shipped = Return { answer: Answer::HandOver(state), payload, grants: Vec::new() };
+        core.answer(pending, Outcome::Done(shipped));
+    }
+}
+
+fn done_handover() -> Outcome {
+    let state = proto::fop::HandOver { rules: Bytes::new(), current_interval: 0 };
+    Outcome::Done(Answer::HandOver(state).into())
+}
