@@ -1,5 +1,6 @@
 //! The daemon's life: opens its parts in order, runs until a signal, stops them in reverse.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,9 +10,13 @@ use proto_grpc::peer::{BrickRun, HealRun};
 use proto_rules::SetKey;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::brick::io::Backend;
+use crate::brick::manager::Manager;
 use crate::config::Config;
+use crate::listener;
+use crate::metrics::{self, Registry};
 use crate::pool::bricks::{BrickSpec, Bricks, HealStatus, Members};
-use crate::pool::{Hooks, Pool, brick_driver};
+use crate::pool::{Hooks, Pool, brick_driver, promise};
 use crate::rpc;
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -30,6 +35,9 @@ pub async fn run(
         _ = int.recv() => {}
     }
     tracing::info!("stopping");
+    if let Some(hooks) = pool.hooks() {
+        hooks.bricks.stop_all().await;
+    }
     pool.shutdown().await;
     Ok(())
 }
@@ -48,6 +56,39 @@ pub async fn start(
     rpc::serve(&pool).await?;
     tokio::spawn(brick_driver::drive(pool.clone(), Arc::clone(&hooks.bricks)));
     Ok(pool)
+}
+
+/// Hooks of a peer with bricks: opens the data, promise and metrics ports.
+///
+/// # Errors
+/// A port that cannot be used.
+pub fn with_bricks(
+    pool: &Pool,
+    heal: Arc<dyn HealStatus>,
+) -> anyhow::Result<(Hooks, Arc<Manager>)> {
+    let config = pool.config();
+    let port = |port: u16, what: &str| {
+        let address = SocketAddr::new(config.listen, port);
+        std::net::TcpListener::bind(address).with_context(|| format!("{what} port {address}"))
+    };
+    let backend = match std::env::var("BRICKD_IO") {
+        Ok(name) => name.parse().map_err(anyhow::Error::msg)?,
+        Err(_) => Backend::Auto,
+    };
+    let registry = Arc::new(Registry::default());
+    let manager = Manager::new(pool.clone(), backend, registry.clone());
+    listener::spawn(port(config.data_port, "data")?, manager.clone())?;
+    promise::spawn(pool.clone(), manager.board().clone())?;
+    let metrics = port(config.metrics_port, "metrics")?;
+    metrics.set_nonblocking(true)?;
+    tokio::spawn(metrics::serve(tokio::net::TcpListener::from_std(metrics)?, registry));
+    let hooks = Hooks { bricks: manager.clone(), heal, members: manager.clone() };
+    Ok((hooks, manager))
+}
+
+/// Nothing is ever healed here.
+pub fn no_heal() -> Arc<dyn HealStatus> {
+    Arc::new(NoBricks)
 }
 
 /// Hooks of a peer that has no bricks.

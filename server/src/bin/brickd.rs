@@ -16,5 +16,8 @@ fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log_level)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(daemon::run(config, |_| Ok(daemon::no_bricks())))
+    runtime.block_on(daemon::run(config, |pool| match pool.config().witness {
+        true => Ok(daemon::no_bricks()),
+        false => Ok(daemon::with_bricks(pool, daemon::no_heal())?.0),
+    }))
 }

@@ -26,6 +26,8 @@ use crate::lead::{Lead, Members};
 /// before its clients' operations time out.
 const OLDEST_DISK_REQUEST: u64 = 10_000 * MS;
 
+const WITHDRAW_EVERY: u64 = 1000 * MS;
+
 /// A brick as its tasks share it. Borrowed only between two waits, never across one.
 pub struct Brick {
     pub core: RefCell<Core>,
@@ -54,6 +56,8 @@ pub struct Core {
     next_id: u64,
     pub failed: Option<String>,
     pub checkpointing: bool,
+    /// When the withdrawal of a join was last asked for.
+    withdrawn: Tick,
 }
 
 impl Core {
@@ -92,6 +96,7 @@ impl Core {
             next_id: 0,
             failed: None,
             checkpointing: false,
+            withdrawn: Tick::ZERO,
         })
     }
 
@@ -270,7 +275,11 @@ impl Core {
                     }
                 }
                 MemberCommand::WithdrawJoin => {
-                    self.setup.owner.withdraw_join(self.setup.identity, self.epoch());
+                    // Said at every look until the epoch ends; asked for once a second.
+                    if now().since(self.withdrawn) > WITHDRAW_EVERY {
+                        self.withdrawn = now();
+                        self.setup.owner.withdraw_join(self.setup.identity, self.epoch());
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! What a joiner takes over from the lead, as bytes; and the rules' facts in the store.
 //!
-//! Travels as the payload of `PauseForJoin`'s answer and of `TakeOver`: it may be some
-//! megabytes.
+//! Travels as `HandOver::rules`; where many sessions have many changes unsettled it may be too
+//! long for a message, and is then the frame's payload instead.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -15,9 +15,16 @@ use super::request::Stored;
 use crate::lead::{touch_of, touch_to};
 
 const GRACED_KEY: &str = "graced-epoch";
-/// Numbers shipped at most, some 50 bytes each, so that all fits into one payload. What is left
-/// out is below the floor: the joiner asks the lead about it.
-const NUMBERS_MAX: usize = 40_000;
+/// Numbers shipped at most, some 50 bytes each. What is left out is below the floor: the joiner
+/// asks the lead about it.
+const NUMBERS_MAX: usize = 8_000;
+/// A message of this size leaves room for the rest of its frame.
+const MESSAGE_BYTES: usize = proto::frame::MESSAGE_BYTES_MAX - (64 << 10);
+
+/// Where an encoded hand-over goes: into the message, or into the payload beside it.
+pub fn placed(bytes: Bytes) -> (Bytes, Bytes) {
+    if bytes.len() <= MESSAGE_BYTES { (bytes, Bytes::new()) } else { (Bytes::new(), bytes) }
+}
 
 /// The greatest epoch whose grace this brick has seen end.
 ///

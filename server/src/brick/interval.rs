@@ -7,6 +7,9 @@ use proto_rules::Tick;
 use proto_rules::time::MS;
 
 const INTERVAL: u64 = 10_000 * MS;
+/// An interval closed early lasted at least this long: several pings, so that members never
+/// differ by more than one.
+const SHORTEST: u64 = 2_000 * MS;
 
 #[derive(Debug)]
 pub struct IntervalClock {
@@ -30,6 +33,14 @@ impl IntervalClock {
             self.set(self.current + 1, now);
         } else if !leads {
             self.at_least(heard, now);
+        }
+    }
+
+    /// At the lead, after a joiner was told the list so far: its next question is then about
+    /// less.
+    pub fn close(&mut self, now: Tick) {
+        if now.since(self.began) >= SHORTEST {
+            self.set(self.current + 1, now);
         }
     }
 

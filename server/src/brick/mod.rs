@@ -31,6 +31,7 @@ mod inbox;
 mod interval;
 pub mod io;
 mod lead_ops;
+pub mod manager;
 mod outbox;
 mod peer_ops;
 mod request;

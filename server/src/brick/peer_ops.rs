@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::fop::{
-    Answer, BlockSums, ClearWindows, Done, Fop, MarkStale, PauseForJoin, Return, Under, Unsettled,
-    UnsettledEntry, UnsettledList, Vouch,
+    Answer, BlockSums, ClearWindows, Done, Fop, HandOver, MarkStale, PauseForJoin, Return, Under,
+    Unsettled, UnsettledEntry, UnsettledList, Vouch,
 };
 use proto::{BrickId, Epoch, Errno, Failure, Refusal, Seq, SessionId};
 use proto_rules::time::MS;
@@ -87,8 +87,16 @@ impl Core {
                 self.pause_for_join(pending, pause);
             }
             Fop::TakeOver(state) => {
-                let interval = state.state.current_interval;
-                self.take_over(pending, interval, own_heal);
+                let state = state.state.clone();
+                self.take_over(pending, &state, own_heal);
+            }
+            Fop::Changed(ask) => {
+                let first = ask.after.is_nil();
+                let result = self.store.execute(&pending.call, &self.context());
+                if first && self.member.is_lead() {
+                    self.interval.close(now());
+                }
+                self.done(pending, result);
             }
             _ => {
                 let result = self.store.execute(&pending.call, &self.context());
@@ -276,14 +284,15 @@ impl Core {
         });
     }
 
-    fn take_over(&mut self, pending: Pending, interval: u64, own_heal: bool) {
+    fn take_over(&mut self, pending: Pending, from: &HandOver, own_heal: bool) {
         if !own_heal {
             return self.fail(pending, Errno::EPERM);
         }
-        let Some(state) = handover::decode(&pending.call.payload) else {
+        let bytes = if from.rules.is_empty() { &pending.call.payload } else { &from.rules };
+        let Some(state) = handover::decode(bytes) else {
             return self.fail(pending, Errno::EINVAL);
         };
-        self.interval.at_least(interval, now());
+        self.interval.at_least(from.current_interval, now());
         let graced = handover::note_graced(&mut self.store, state.graced);
         self.member.take_over(state);
         match graced {
@@ -303,15 +312,14 @@ impl Brick {
     fn ship(self: Rc<Self>, pending: Pending) {
         let mut core = self.core.borrow_mut();
         let sessions: Vec<SessionId> = core.client_sessions().collect();
-        let payload = handover::encode(core.member.hand_over(sessions));
-        let state =
-            proto::fop::HandOver { rules: Bytes::new(), current_interval: core.interval.current() };
+        let (rules, payload) = handover::placed(handover::encode(core.member.hand_over(sessions)));
+        let state = HandOver { rules, current_interval: core.interval.current() };
         let shipped = Return { answer: Answer::HandOver(state), payload, grants: Vec::new() };
         core.answer(pending, Outcome::Done(shipped));
     }
 }
 
 fn done_handover() -> Outcome {
-    let state = proto::fop::HandOver { rules: Bytes::new(), current_interval: 0 };
+    let state = HandOver { rules: Bytes::new(), current_interval: 0 };
     Outcome::Done(Answer::HandOver(state).into())
 }

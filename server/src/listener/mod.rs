@@ -27,7 +27,7 @@ use proto::frame::{
 use proto::{BrickId, PeerId, SessionId, VolumeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::brick::{BrickCommand, Newcomer};
 use crate::pool::ticket::Ticket;
@@ -87,25 +87,16 @@ enum Refused {
     Io(#[from] std::io::Error),
 }
 
-/// Runs the data port on a thread of its own until `stop` is dropped or sent.
+/// Runs the data port on a thread of its own, for as long as the process lives.
 ///
 /// # Errors
 /// The thread or its runtime cannot be made.
-pub fn spawn(
-    listener: TcpListener,
-    doorman: Arc<dyn Doorman>,
-    stop: oneshot::Receiver<()>,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub fn spawn(listener: TcpListener, doorman: Arc<dyn Doorman>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("data-port".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = accept_loop(listener, doorman) => {}
-                _ = stop => {}
-            }
-        });
-    })
+    let thread = std::thread::Builder::new().name("data-port".into());
+    thread.spawn(move || runtime.block_on(accept_loop(listener, doorman)))?;
+    Ok(())
 }
 
 async fn accept_loop(listener: TcpListener, doorman: Arc<dyn Doorman>) {

@@ -53,6 +53,7 @@ fn wanted(pool: &Pool, state: &PoolState) -> BTreeMap<BrickId, (BrickSpec, bool)
             set: set.id,
             brick: member.brick,
             path: member.path.clone(),
+            created_s: volume.created_s,
         };
         (member.brick, (spec, volume.started))
     })

@@ -17,6 +17,8 @@ pub struct BrickSpec {
     pub brick: BrickId,
     /// Absolute, plain.
     pub path: String,
+    /// When the volume was created, seconds since 1970: the same for all its bricks.
+    pub created_s: u64,
 }
 
 /// The brick manager. Errors are one line for people, without the brick's name.
@@ -35,6 +37,9 @@ pub trait Bricks: Send + Sync + 'static {
 
     /// Stops serving, cleanly. Does nothing when it is not served.
     async fn stop(&self, spec: &BrickSpec);
+
+    /// Stops everything, for the end of the daemon. Nothing is started any more.
+    async fn stop_all(&self) {}
 
     /// Every brick of the volume that this peer serves now.
     fn status(&self, volume: VolumeId) -> Vec<BrickRun>;

@@ -1,7 +1,9 @@
 //! A brick over loopback, with a real store and the raw codec.
 
+mod measure_test;
 mod rig;
 mod serve_test;
+mod set_test;
 
 use proto::fop::{Create, LeaseKey, Mode};
 use proto::{Gfid, LeaseNumber};

@@ -77,13 +77,13 @@ pub struct Seat {
     pub handle: BrickHandle,
     pub address: SocketAddr,
     pub told: Arc<Told>,
-    _stop: oneshot::Sender<()>,
 }
 
 /// A set of bricks in one process.
 pub struct Rig {
     pub seats: Vec<Seat>,
     pub map: VolumeMap,
+    pub backend: Backend,
     runtime: tokio::runtime::Runtime,
     _xfs: Vec<Xfs>,
 }
@@ -107,7 +107,7 @@ impl Rig {
         let listeners: Vec<TcpListener> =
             (0..members).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let map = volume_map(&listeners);
-        let mut rig = Rig { seats: Vec::new(), map, runtime, _xfs: xfs };
+        let mut rig = Rig { seats: Vec::new(), map, backend, runtime, _xfs: xfs };
         for (at, listener) in listeners.into_iter().enumerate() {
             let seat = rig.start(at, backend, listener);
             rig.seats.push(seat);
@@ -155,9 +155,8 @@ impl Rig {
         };
         let doorman = Door1(BTreeMap::from([(member.brick, door)]));
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel();
-        listener::spawn(listener, Arc::new(doorman), stopped).unwrap();
-        Seat { handle, address, told, _stop: stop }
+        listener::spawn(listener, Arc::new(doorman)).unwrap();
+        Seat { handle, address, told }
     }
 
     /// A client of a session on the first brick (the lead).

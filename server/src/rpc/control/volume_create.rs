@@ -138,6 +138,7 @@ fn specs<'a>(
             set: SetId(set),
             brick: brick.id,
             path: brick.path.clone(),
+            created_s: volume.created_s,
         };
         Some((state.peers.get(&brick.peer)?, spec))
     })

@@ -1,0 +1,163 @@
+//! Three bricks of one set: what the lead makes equal, and who leads next.
+
+use std::time::{Duration, Instant};
+
+use proto::fop::{
+    Acquire, Answer, InspectDir, LeaseKey, Lock, Mode, PeerRead, Renew, Want, Write as WriteFop,
+};
+use proto::map::MemberState;
+use proto::{Epoch, Failure, Gfid, LeaseNumber, PeerId, Refusal};
+
+use super::create;
+use super::rig::{Ask, Client, Rig, gfid, under, want};
+use crate::brick::io::Backend;
+
+/// A session's connections to all members.
+fn everywhere(rig: &Rig, session: u64) -> Vec<Client> {
+    (0..rig.seats.len()).map(|at| rig.client_of(at, session)).collect()
+}
+
+/// The same change at the members `at`, numbered `seq`.
+fn change(
+    clients: &mut [Client],
+    at: &[usize],
+    seq: u64,
+    fop: impl Into<proto::fop::Fop>,
+    payload: &'static [u8],
+    lease: (LeaseKey, LeaseNumber),
+) {
+    let mut ask = Ask::new(fop);
+    ask.payload = payload.into();
+    ask.under = under(lease.0, lease.1);
+    (ask.seq, ask.mark) = (seq, seq - 1);
+    for member in at {
+        clients[*member].ask_patiently(&ask).answer();
+    }
+}
+
+fn bytes_at(rig: &Rig, at: usize, gfid: Gfid) -> Vec<u8> {
+    let mut peer = rig.peer_client(at, PeerId::random());
+    peer.epoch = rig.map.sets[0].epoch;
+    peer.plain(PeerRead { gfid, offset: 0, len: 100 }).payload.to_vec()
+}
+
+fn names_at(rig: &Rig, at: usize) -> Vec<String> {
+    let mut peer = rig.peer_client(at, PeerId::random());
+    peer.epoch = rig.map.sets[0].epoch;
+    let ask = InspectDir { gfid: Gfid::ROOT, limit: 100, ..InspectDir::default() };
+    let Answer::Entries(list) = peer.plain(ask).answer() else { panic!() };
+    list.entries.iter().map(|e| String::from_utf8_lossy(&e.name).into_owned()).collect()
+}
+
+fn write(gfid: Gfid, bytes: &[u8]) -> WriteFop {
+    WriteFop { gfid, offset: 0, len: bytes.len() as u64, ..WriteFop::default() }
+}
+
+/// Traps 4 and 48: what one member has of a dead session's last changes is settled before
+/// anybody is granted.
+#[test]
+fn a_dead_sessions_unfinished_changes_are_made_equal_before_the_next_grant() {
+    let Some(rig) = Rig::new(Backend::Auto, 3) else { return };
+    let (file, only) = (gfid(1), gfid(2));
+    let mut dead = everywhere(&rig, 1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = dead[0].lease(part, Mode::Exclusive);
+    change(&mut dead, &[0, 1, 2], 1, create("file", file), b"", (part, number));
+    let key = LeaseKey::Inode(file);
+    change(&mut dead, &[0, 1, 2], 2, write(file, b"first"), b"first", (key, number));
+    // The last two reach one member each, and not the lead.
+    change(&mut dead, &[1], 3, write(file, b"SECOND"), b"SECOND", (key, number));
+    change(&mut dead, &[2], 4, create("only", only), b"", (part, number));
+    assert_eq!(bytes_at(&rig, 1, file), b"SECOND");
+    drop(dead);
+    let mut next = rig.client(2);
+    std::thread::scope(|scope| {
+        let renewing = scope.spawn(|| renew_for(&rig, 2, Duration::from_secs(4)));
+        next.lease(key, Mode::Exclusive);
+        next.lease(part, Mode::Exclusive);
+        renewing.join().unwrap();
+    });
+    for at in 0..3 {
+        assert_eq!(bytes_at(&rig, at, file), b"first", "member {at}");
+        assert_eq!(names_at(&rig, at), ["file"], "member {at}");
+    }
+}
+
+fn renew_for(rig: &Rig, session: u64, time: Duration) {
+    let (began, mut client) = (Instant::now(), rig.client(session));
+    while began.elapsed() < time {
+        client.plain(Renew { mark: 0 }).answer();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_new_lead_settles_from_its_own_copy_and_takes_reclaims() {
+    let Some(mut rig) = Rig::new(Backend::Auto, 3) else { return };
+    let file = gfid(1);
+    let mut session = everywhere(&rig, 1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = session[0].lease(part, Mode::Exclusive);
+    change(&mut session, &[0, 1, 2], 1, create("file", file), b"", (part, number));
+    let key = LeaseKey::Inode(file);
+    // The last change reached the old lead and the next one, not the third.
+    change(&mut session, &[0, 1], 2, write(file, b"half"), b"half", (key, number));
+    let next_lead = rig.map.sets[0].members[1].brick;
+    rig.commit(|map| {
+        let set = &mut map.sets[0];
+        set.members[0].state = MemberState::Out;
+        set.lead = Some(next_lead);
+        set.epoch = Epoch(6);
+    });
+    session.iter_mut().for_each(|client| client.epoch = Epoch(6));
+    let reclaim = Want {
+        reclaim: Some(number),
+        last_renewed_epoch: 5,
+        open: true,
+        ..want(key, Mode::Exclusive)
+    };
+    let mut ask = Ask::new(Acquire {});
+    ask.wants = vec![reclaim];
+    let got = session[1].ask_patiently(&ask);
+    let again = got.grant(key).expect("reclaimed").number;
+    assert!(again > number);
+    assert_eq!(bytes_at(&rig, 2, file), b"half", "settled before the reclaim was answered");
+    change(&mut session, &[1, 2], 3, write(file, b"more"), b"more", (key, again));
+    let mut old = Ask::new(write(file, b"late"));
+    old.payload = b"late".as_slice().into();
+    old.under = under(key, number);
+    (old.seq, old.mark) = (4, 3);
+    for at in [1, 2] {
+        assert_eq!(session[at].ask(&old).failure(), Failure::Refused(Refusal::StaleLease));
+    }
+    let out = session[0].receive();
+    assert!(out.is_err(), "the member that is out has ended its client connections");
+}
+
+#[test]
+fn a_lock_waits_for_its_holder_and_is_freed_by_its_death() {
+    let Some(rig) = Rig::new(Backend::Auto, 1) else { return };
+    let (mut holder, mut waiter) = (rig.client(1), rig.client(2));
+    let lock = |kind, wait| Lock {
+        gfid: Gfid::ROOT,
+        owner: 1,
+        start: 0,
+        end: u64::MAX,
+        kind,
+        wait,
+        ..Lock::default()
+    };
+    holder.ask_patiently(&Ask::new(lock(2, false))).answer();
+    let refused = waiter.plain(lock(1, false)).failure();
+    assert_eq!(refused, Failure::Errno(proto::Errno::EAGAIN));
+    let id = waiter.send(&Ask::new(lock(1, true)));
+    holder.plain(lock(0, false)).answer();
+    assert_eq!(waiter.receive().unwrap().header.request, id);
+    let id = holder.send(&Ask::new(lock(2, true)));
+    drop(waiter);
+    // Session 2 says nothing more; session 1 goes on renewing while it waits.
+    std::thread::scope(|scope| {
+        scope.spawn(|| renew_for(&rig, 1, Duration::from_secs(4)));
+        assert_eq!(holder.receive().unwrap().header.request, id);
+    });
+}

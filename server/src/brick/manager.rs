@@ -1,0 +1,464 @@
+//! The bricks of this peer: made, started, stopped, and kept informed.
+//!
+//! Purpose: the pool's `Bricks` and `Members` on one side, brick threads and the promise board
+//! on the other.
+//!
+//! Assumes: the pool calls `start` again and again for every brick that should be served.
+//!
+//! Promises: a brick reports its new incarnation until the map names it; a brick that failed
+//! leaves its set and is not started again by itself; a clean stop leaves the set first, so
+//! that nobody waits for promises to run out.
+//!
+//! Deliberately does not: decide what is served (the pool's state), or heal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use proto::map::{MemberState, VolumeMap};
+use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId, Stamp, VolumeId};
+use proto_grpc::peer::BrickRun;
+use proto_rules::promise::JoinRefused;
+use proto_rules::restart::Report as BrickReport;
+use proto_rules::set::SetEntry;
+use proto_rules::{SetKey, Tick};
+use server_store::{Config, NewBrick, Store};
+use tokio::sync::{mpsc, oneshot};
+
+use super::io::Backend;
+use super::{BrickCommand, BrickHandle, BrickIdentity, Gate, Owner, Setup, now, spawn};
+use crate::lead::PeerCredential;
+use crate::listener::{Door, Doorman, proof};
+use crate::metrics::{BrickMetrics, Registry};
+use crate::pool::bricks::{BrickSpec, Bricks, Members};
+use crate::pool::membership::{Lack, Report};
+use crate::pool::{Pool, PoolError};
+use crate::promise::{Board, Reports};
+
+/// A started brick says so again until the map names its incarnation.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A leave that no majority takes does not hold up the end of the daemon.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// One round of pings, and some slack.
+const FAREWELL: Duration = Duration::from_millis(400);
+/// Reports to the pool's leader that wait to be sent. Each comes again.
+const REPORTS_MAX: usize = 64;
+
+/// A brick that is served, or was until it failed.
+struct Running {
+    handle: BrickHandle,
+    spec: BrickSpec,
+    /// Follows the map and reports; ends with the brick.
+    task: tokio::task::JoinHandle<()>,
+}
+
+pub struct Manager {
+    pool: Pool,
+    backend: Backend,
+    board: Arc<Board>,
+    registry: Arc<Registry>,
+    running: Mutex<BTreeMap<BrickId, Running>>,
+    /// Starts and stops of one brick go one at a time; of different bricks they do not wait for
+    /// each other, for a disk may hang.
+    turns: Mutex<BTreeMap<BrickId, Arc<tokio::sync::Mutex<()>>>>,
+    stopping: AtomicBool,
+    runtime: tokio::runtime::Handle,
+    me: Weak<Manager>,
+}
+
+impl Manager {
+    /// To be made on the control runtime.
+    pub fn new(pool: Pool, backend: Backend, registry: Arc<Registry>) -> Arc<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let (lacking, reports) = mpsc::channel(REPORTS_MAX);
+        runtime.spawn(send_reports(pool.clone(), reports));
+        Arc::new_cyclic(|me: &Weak<Manager>| {
+            let from_board = FromBoard { lacking, manager: me.clone() };
+            Self {
+                board: Arc::new(Board::new(pool.id(), Arc::new(from_board))),
+                pool,
+                backend,
+                registry,
+                running: Mutex::default(),
+                turns: Mutex::default(),
+                stopping: AtomicBool::new(false),
+                runtime,
+                me: me.clone(),
+            }
+        })
+    }
+
+    /// The promises of this peer's bricks, for the promise thread and the heal.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// A brick that is served here.
+    pub fn handle(&self, brick: BrickId) -> Option<BrickHandle> {
+        self.running().get(&brick).map(|r| r.handle.clone())
+    }
+
+    /// Every brick that is served here.
+    pub fn handles(&self) -> Vec<BrickHandle> {
+        self.running().values().map(|r| r.handle.clone()).collect()
+    }
+
+    /// Proof of being this peer, for a connection to any brick of the pool.
+    pub fn peer_proof(&self, brick: BrickId, session: SessionId) -> Option<Vec<u8>> {
+        let secret = proof::peer_secret(&self.pool.ticket_key()?);
+        proof::make(&secret, self.pool.id(), brick, session).ok()
+    }
+
+    fn turn(&self, brick: BrickId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().expect("no panic under this lock");
+        turns.entry(brick).or_default().clone()
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<BrickId, Running>> {
+        self.running.lock().expect("no panic under this lock")
+    }
+
+    async fn start_brick(&self, spec: &BrickSpec) -> Result<(), String> {
+        let mut maps = self.pool.watch_map(spec.volume).ok_or("there is no such volume")?;
+        let map = maps.borrow_and_update().clone();
+        let set = SetKey { volume: spec.volume, set: spec.set };
+        let identity = BrickIdentity {
+            peer: self.pool.id(),
+            brick: spec.brick,
+            set,
+            incarnation: Incarnation(fresh_number()?),
+        };
+        let (path, brick) = (PathBuf::from(&spec.path), spec.brick);
+        let (tell, told) = oneshot::channel();
+        let open = move || {
+            let store = Store::open(&path, brick, Config::default()).map_err(|e| e.to_string())?;
+            let opened = store.opened();
+            // Nobody listens any more when the start was given up.
+            let _ = tell.send((opened.clean, !opened.suspect(), store.epoch()));
+            Ok(store)
+        };
+        let gate = Arc::new(Gate::default());
+        let metrics = Arc::new(BrickMetrics::new(&spec.volume_name, spec.brick));
+        let manager = self.me.upgrade().ok_or("the daemon ends")?;
+        let setup = Setup {
+            identity,
+            backend: self.backend,
+            gate: gate.clone(),
+            metrics: metrics.clone(),
+            owner: manager.clone(),
+            credential: manager.clone(),
+            map: Some(map.clone()),
+        };
+        let handle = spawn(setup, open).await?;
+        let (clean, memory_intact, durable) =
+            told.await.map_err(|_| "the store said nothing".to_owned())?;
+        self.board.brick_up(set, spec.brick, identity.incarnation, clean, gate);
+        self.board.on_map(&map);
+        self.registry.add(metrics);
+        let report = BrickReport {
+            brick: spec.brick,
+            incarnation: identity.incarnation,
+            memory_intact: memory_intact || clean,
+            durable,
+        };
+        let task = self.runtime.spawn(follow(manager, handle.clone(), maps, report));
+        tracing::info!(volume = spec.volume_name, path = spec.path, "brick started");
+        let running = Running { handle, spec: spec.clone(), task };
+        self.running().insert(spec.brick, running);
+        Ok(())
+    }
+
+    /// Leaves the set, unless it is the last in-sync member or away already.
+    async fn leave(&self, identity: BrickIdentity, reason: &str) {
+        let Some(map) = self.pool.watch_map(identity.set.volume) else { return };
+        let map = map.borrow().clone();
+        let Some(set) = map.set(identity.set.set) else { return };
+        let named = set.member(identity.brick).is_some_and(|m| {
+            m.state == MemberState::InSync && m.incarnation == identity.incarnation
+        });
+        if !named {
+            return;
+        }
+        let entry = SetEntry::Leave {
+            epoch: set.epoch,
+            brick: identity.brick,
+            incarnation: identity.incarnation,
+            reason: reason.to_owned(),
+        };
+        let proposed = self.pool.propose_one(identity.set, entry);
+        match tokio::time::timeout(LEAVE_TIMEOUT, proposed).await {
+            Ok(Ok(result)) => tracing::info!(brick = %identity.brick, ?result, "left its set"),
+            Ok(Err(error)) => {
+                tracing::warn!(brick = %identity.brick, %error, "leave not committed")
+            }
+            Err(_) => tracing::warn!(brick = %identity.brick, "leave not committed in time"),
+        }
+    }
+
+    async fn bump(&self, set: SetKey, epoch: Epoch) -> Result<(), PoolError> {
+        self.pool.propose_one(set, SetEntry::Bump { epoch }).await.map(|_| ())
+    }
+}
+
+fn fresh_number() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|e| format!("random numbers: {e}"))?;
+    Ok(u64::from_le_bytes(bytes).max(1))
+}
+
+/// Passes maps on to a brick and the board, and reports the brick until a map names it.
+async fn follow(
+    manager: Arc<Manager>,
+    handle: BrickHandle,
+    mut maps: tokio::sync::watch::Receiver<Arc<VolumeMap>>,
+    report: BrickReport,
+) {
+    let set = handle.identity.set;
+    let mut every = tokio::time::interval(REPORT_EVERY);
+    loop {
+        tokio::select! {
+            changed = maps.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let map = maps.borrow_and_update().clone();
+                manager.board.on_map(&map);
+                if handle.inbox.send(BrickCommand::Map(map)).await.is_err() {
+                    return;
+                }
+            }
+            _ = every.tick() => {
+                let named = maps.borrow().member(report.brick).is_some_and(|(_, member)| {
+                    member.incarnation == report.incarnation && member.state != MemberState::Out
+                });
+                if !named && !handle.gate.failed() {
+                    manager.pool.report(Report::BrickUp { set, report: report.clone() }).await;
+                }
+            }
+        }
+    }
+}
+
+/// Lacks are reported one after the other, the newest instead of a queue of old ones.
+async fn send_reports(pool: Pool, mut lacking: mpsc::Receiver<Vec<Lack>>) {
+    while let Some(mut lacks) = lacking.recv().await {
+        while let Ok(newer) = lacking.try_recv() {
+            lacks = newer;
+        }
+        pool.report(Report::Lacks { from: pool.id(), lacks }).await;
+    }
+}
+
+#[async_trait]
+impl Bricks for Manager {
+    async fn prepare(&self, spec: &BrickSpec, force: bool) -> Result<(), String> {
+        let spec = spec.clone();
+        let made = tokio::task::spawn_blocking(move || prepare(&spec, force)).await;
+        made.map_err(|e| e.to_string())?
+    }
+
+    async fn abandon(&self, spec: &BrickSpec) {
+        self.stop(spec).await;
+        let spec = spec.clone();
+        let done = tokio::task::spawn_blocking(move || abandon(&spec));
+        match done.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "a brick's folder stays marked"),
+            Err(error) => tracing::warn!(%error, "a brick's folder stays marked"),
+        }
+    }
+
+    async fn start(&self, spec: &BrickSpec) -> Result<(), String> {
+        let turn = self.turn(spec.brick);
+        let _turn = turn.lock().await;
+        if self.stopping.load(Ordering::Acquire) {
+            return Err("the daemon is stopping".into());
+        }
+        let known = self.running().get(&spec.brick).map(|r| r.handle.clone());
+        match known {
+            Some(handle) if handle.gate.failed() => {
+                Err("it took itself out of service; check its disk and restart brickd".into())
+            }
+            Some(_) => Ok(()),
+            None => self.start_brick(spec).await,
+        }
+    }
+
+    async fn stop(&self, spec: &BrickSpec) {
+        let turn = self.turn(spec.brick);
+        let _turn = turn.lock().await;
+        let Some(running) = self.running().remove(&spec.brick) else { return };
+        let identity = running.handle.identity;
+        if !running.handle.gate.failed() {
+            self.leave(identity, "stopped").await;
+        }
+        running.task.abort();
+        let (answer, stopped) = oneshot::channel();
+        let asked = running.handle.inbox.send(BrickCommand::Stop(answer)).await.is_ok();
+        let clean = asked && stopped.await.unwrap_or(false);
+        self.board.brick_down(identity.set, identity.brick);
+        self.registry.remove(identity.brick);
+        tracing::info!(volume = spec.volume_name, path = spec.path, clean, "brick stopped");
+    }
+
+    async fn stop_all(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let specs: Vec<BrickSpec> = self.running().values().map(|r| r.spec.clone()).collect();
+        futures_util::future::join_all(specs.iter().map(|spec| self.stop(spec))).await;
+        // Some pings carry the bricks' goodbye to the other peers.
+        tokio::time::sleep(FAREWELL).await;
+    }
+
+    fn status(&self, volume: VolumeId) -> Vec<BrickRun> {
+        let running = self.running();
+        let of_volume = running.values().filter(|r| r.spec.volume == volume);
+        of_volume
+            .map(|r| {
+                let (facts, failed) = (r.handle.gate.facts(), r.handle.gate.failed());
+                BrickRun {
+                    brick_id: r.spec.brick.as_bytes().to_vec().into(),
+                    online: !failed,
+                    port: self.pool.config().data_port.into(),
+                    pid: std::process::id(),
+                    incarnation: r.handle.identity.incarnation.0,
+                    free_bytes: facts.free_bytes,
+                    total_bytes: facts.total_bytes,
+                    error: if failed { "out of service".into() } else { String::new() },
+                }
+            })
+            .collect()
+    }
+}
+
+fn prepare(spec: &BrickSpec, force: bool) -> Result<(), String> {
+    let path = PathBuf::from(&spec.path);
+    if !path.exists() {
+        let parent = path.parent().filter(|p| p.is_dir());
+        parent.ok_or_else(|| format!("there is no folder {}; make it first", spec.path))?;
+        std::fs::create_dir(&path).map_err(|e| format!("{}: {e}", spec.path))?;
+    }
+    let new = NewBrick {
+        brick: spec.brick,
+        volume: spec.volume,
+        set: spec.set,
+        dir_buckets: proto::options::VolumeOptions::default().dir_buckets,
+        stamp: Stamp(spec.created_s.saturating_mul(1_000_000_000)),
+    };
+    let store = Store::create(&path, &new, force, Config::default()).map_err(|e| e.to_string())?;
+    store.close().map_err(|e| format!("{}: {e}", spec.path))
+}
+
+/// Takes the mark of exactly this brick away; its files stay. An empty folder goes too.
+fn abandon(spec: &BrickSpec) -> Result<(), String> {
+    let path = PathBuf::from(&spec.path);
+    // Opening it proves that the mark is this brick's.
+    drop(Store::open(&path, spec.brick, Config::default()).map_err(|e| e.to_string())?);
+    let said = |e: std::io::Error| format!("{}: {e}", spec.path);
+    std::fs::remove_dir_all(path.join(".brickwork")).map_err(said)?;
+    rustix::fs::removexattr(&path, server_store::META_XATTR).map_err(|e| said(e.into()))?;
+    // Not empty: it holds files of the volume, and they stay.
+    let _ = std::fs::remove_dir(&path);
+    Ok(())
+}
+
+#[async_trait]
+impl Members for Manager {
+    async fn stop_promising(&self, set: SetKey, epoch: Epoch, victim: BrickId) -> bool {
+        let Some(until) = self.board.stop(set, epoch, victim) else { return false };
+        let rest = until.since(now());
+        tokio::time::sleep(Duration::from_nanos(rest)).await;
+        now() >= until || until == Tick::ZERO
+    }
+
+    async fn agree_join(
+        &self,
+        set: SetKey,
+        epoch: Epoch,
+        joiner: BrickId,
+        incarnation: Incarnation,
+    ) -> Result<(), String> {
+        self.board.agree_join(set, epoch, (joiner, incarnation)).map_err(|refused| match refused {
+            JoinRefused::NotInSync => "no in-sync member here".into(),
+            JoinRefused::Epoch(epoch) => format!("the set is in epoch {epoch}"),
+            JoinRefused::Joiner => "the joiner is not syncing under this incarnation".into(),
+            JoinRefused::Another => "another join is under way".into(),
+        })
+    }
+}
+
+impl Owner for Manager {
+    fn failed(&self, identity: BrickIdentity, _: Epoch, reason: &str) {
+        let Some(manager) = self.me.upgrade() else { return };
+        let reason = reason.to_owned();
+        self.board.brick_down(identity.set, identity.brick);
+        self.runtime.spawn(async move { manager.leave(identity, &reason).await });
+    }
+
+    fn withdraw_join(&self, identity: BrickIdentity, epoch: Epoch) {
+        let Some(manager) = self.me.upgrade() else { return };
+        self.runtime.spawn(async move {
+            if let Err(error) = manager.bump(identity.set, epoch).await {
+                tracing::warn!(%error, "a join that takes too long is not withdrawn yet");
+            }
+        });
+    }
+}
+
+impl PeerCredential for Manager {
+    fn proof(&self, brick: BrickId, session: SessionId) -> Option<Vec<u8>> {
+        self.peer_proof(brick, session)
+    }
+}
+
+impl Doorman for Manager {
+    fn ticket_key(&self) -> Option<[u8; 32]> {
+        self.pool.ticket_key()
+    }
+
+    fn is_peer(&self, peer: PeerId) -> bool {
+        self.pool.state().peers.contains_key(&peer)
+    }
+
+    fn brick(&self, brick: BrickId) -> Option<Door> {
+        let running = self.running();
+        let found = running.get(&brick).filter(|r| !r.handle.gate.failed())?;
+        let map = self.pool.watch_map(found.spec.volume)?;
+        let options = map.borrow().options.clone();
+        Some(Door {
+            volume: found.spec.volume,
+            inbox: found.handle.inbox.clone(),
+            allow: options.auth_allow,
+            reject: options.auth_reject,
+            read_only: options.read_only,
+        })
+    }
+}
+
+/// The board's reports. The board is part of the manager, so this holds it weakly.
+struct FromBoard {
+    lacking: mpsc::Sender<Vec<Lack>>,
+    manager: Weak<Manager>,
+}
+
+impl Reports for FromBoard {
+    fn lacking(&self, lacks: Vec<Lack>) {
+        // Full: the leader does not answer; the next round says it again.
+        let _ = self.lacking.try_send(lacks);
+    }
+
+    fn newer_epoch(&self, set: SetKey, epoch: Epoch) {
+        tracing::debug!(volume = %set.volume, set = %set.set, %epoch, "a later epoch is known elsewhere");
+    }
+
+    fn join_ended(&self, _: SetKey, brick: BrickId, joiner: BrickId) {
+        tracing::info!(%brick, %joiner, "a join has ended by the joiner's word");
+        let handle = self.manager.upgrade().and_then(|m| m.handle(brick));
+        if let Some(handle) = handle {
+            // Full: the pause ends by its length.
+            let _ = handle.inbox.try_send(BrickCommand::JoinEnded);
+        }
+    }
+}
