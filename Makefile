@@ -47,7 +47,7 @@ fix: ## format, and apply what clippy can
 	cargo clippy --release --locked --workspace --all-targets --fix --allow-dirty --allow-staged
 
 install: ## programs, unit file, completion to DESTDIR and PREFIX
-	@for p in $(PROGRAMS); do test -x $(BIN)/$$p || { echo "$(BIN)/$$p is not built: run 'make' first"; exit 1; }; done
+	@for p in $(PROGRAMS); do test -x $(BIN)/$$p || { echo "$(BIN)/$$p is not built: run 'make' first" >&2; exit 1; }; done
 	install -D -m 0755 $(BIN)/brickd $(DESTDIR)$(PREFIX)/sbin/brickd
 	install -D -m 0755 $(BIN)/brick $(DESTDIR)$(PREFIX)/bin/brick
 	install -D -m 0755 $(BIN)/mount.brick $(DESTDIR)$(MOUNTDIR)/mount.brick

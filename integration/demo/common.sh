@@ -1,6 +1,7 @@
 # Shared by up.sh and down.sh: where the demo lies, and which processes are its own.
 # shellcheck shell=sh
 ROOT=$(cd "$(dirname "$0")/../.." && pwd -P)
+# shellcheck disable=SC2034
 DEMO=${BRICK_DEMO_DIR:-$ROOT/demo}
 # The daemons' addresses without their last digit: 127.0.0.11, .12 and .13.
 # shellcheck disable=SC2034

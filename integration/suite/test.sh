@@ -11,7 +11,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 # An absolute target folder: tests change directories.
 TARGET=${CARGO_TARGET_DIR:-$PWD/target}
-export CARGO_TARGET_DIR="$TARGET" CARGO_TERM_COLOR=never
+export CARGO_TARGET_DIR="$TARGET" CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 logs=$TARGET/test-logs
 rm -rf "$logs"
 mkdir -p "$logs"

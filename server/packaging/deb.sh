@@ -7,6 +7,8 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 arch=$(dpkg --print-architecture)
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
+# It becomes the package's root directory; mktemp makes it private.
+chmod 0755 "$tree"
 # On a merged /usr, which Debian 12 and Ubuntu have, /sbin is /usr/sbin.
 make --no-print-directory install DESTDIR="$tree" PREFIX=/usr MOUNTDIR=/usr/sbin \
     UNITDIR=/usr/lib/systemd/system >/dev/null
