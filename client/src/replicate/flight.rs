@@ -43,6 +43,10 @@ pub(crate) struct Change {
 }
 
 /// How a change ended.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives for one operation; a box would cost an allocation"
+)]
 pub(crate) enum End {
     /// Every in-sync member has answered the same, or the others are marked stale.
     Done { reply: Reply, lead: Option<(BrickId, Reply)> },

@@ -331,23 +331,24 @@ impl Leases {
         self.with(|inner, _| inner.closing.insert(key));
     }
 
-    /// Once nobody uses the lease: what to return. `Err`: somebody does. `Ok(None)`: it is gone.
+    /// Once nobody uses the lease: what to return. `Err`: somebody does, `changed` tells when
+    /// to ask again. `Ok(None)`: it is gone.
     pub(super) fn returning(&self, lease: Lease, keep: Mode) -> Result<Option<bool>, ()> {
-        self.with(|inner, _| {
-            if inner.cache.lease(lease.key).is_none_or(|l| l.number != lease.number) {
-                inner.closing.remove(&lease.key);
-                return Ok(None);
-            }
-            if inner.users.get(&lease.key).is_some_and(|u| u.count > 0) {
-                return Err(());
-            }
-            let returned = inner.cache.returning(lease.key, keep);
-            let open = returned.is_some_and(|(_, _, open)| open);
-            if open {
-                inner.pinned_for_us.insert(lease.key.gfid());
-            }
-            Ok(returned.map(|_| open))
-        })
+        let mut inner = lock(&self.inner);
+        let key = lease.key;
+        if inner.cache.lease(key).is_none_or(|l| l.number != lease.number) {
+            inner.closing.remove(&key);
+            return Ok(None);
+        }
+        if inner.users.get(&key).is_some_and(|u| u.count > 0) {
+            return Err(());
+        }
+        let returned = inner.cache.returning(key, keep);
+        let open = returned.is_some_and(|(_, _, open)| open);
+        if open {
+            inner.pinned_for_us.insert(key.gfid());
+        }
+        Ok(returned.map(|_| open))
     }
 
     pub(super) fn returned(&self, lease: Lease) {

@@ -40,6 +40,7 @@ use proto::map::VolumeMap;
 use proto::{BrickId, Epoch, SessionId, SetId};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use crate::clock;
@@ -53,6 +54,9 @@ use grpc::{Access, GrpcControl};
 use leases::Leases;
 use stamps::Stamps;
 
+/// A volume none of whose bricks says a word in this time cannot be mounted. As long as a
+/// restart of all members may take that waits for the last of them, and some.
+const FIRST_WORD_TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a clean end may wait for leads to take the leases back: they run out anyway.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1000);
 /// Returns in one message, as `Fop::check` allows.
@@ -178,7 +182,12 @@ impl Session {
         let ended = || ControlError::Unreachable("the map stream ended".into());
         let first = maps.next().await.ok_or_else(ended).and_then(|map| map).map_err(failed)?;
         let map = first.ok_or_else(|| SessionError::Deleted(volume.to_owned()))?;
-        Ok(Session::start(control, ticket, map, maps, host))
+        let session = Session::start(control, ticket, map, maps, host);
+        if timeout(FIRST_WORD_TIMEOUT, session.stamps.known()).await.is_err() {
+            session.close().await;
+            return Err(failed(ControlError::Unreachable("no brick of it answers".into())));
+        }
+        Ok(session)
     }
 
     fn start(

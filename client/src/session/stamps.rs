@@ -4,11 +4,15 @@ use std::sync::Mutex;
 
 use proto::Stamp;
 use proto_rules::Tick;
+use tokio::sync::Notify;
 
 use crate::sync::lock;
 
 #[derive(Default)]
-pub(super) struct Stamps(Mutex<State>);
+pub(super) struct Stamps {
+    state: Mutex<State>,
+    first: Notify,
+}
 
 #[derive(Default)]
 struct State {
@@ -24,17 +28,31 @@ impl Stamps {
         if time_ns == 0 {
             return;
         }
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         (state.base_ns, state.at) = (time_ns, at);
+        drop(state);
+        self.first.notify_waiters();
+    }
+
+    /// Returns when a brick has told its time. Before that there are no stamps: this machine's
+    /// own wall clock may be arbitrarily wrong.
+    pub(super) async fn known(&self) {
+        loop {
+            let first = self.first.notified();
+            if self.is_set() {
+                return;
+            }
+            first.await;
+        }
     }
 
     pub(super) fn is_set(&self) -> bool {
-        lock(&self.0).base_ns != 0
+        lock(&self.state).base_ns != 0
     }
 
     /// Greater than every stamp before.
     pub(super) fn next(&self, now: Tick) -> Stamp {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let time = state.base_ns.saturating_add(now.since(state.at));
         state.last = time.max(state.last + 1);
         Stamp(state.last)

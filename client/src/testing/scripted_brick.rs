@@ -69,7 +69,8 @@ struct State {
     refuse_hello: Option<String>,
     /// Keys that are never granted.
     withheld: Vec<LeaseKey>,
-    connections: Vec<mpsc::UnboundedSender<Bytes>>,
+    /// By number: the lowest one alive gets the pushes, as from a real brick.
+    connections: BTreeMap<u32, mpsc::UnboundedSender<Bytes>>,
 }
 
 struct Shared {
@@ -166,7 +167,8 @@ impl ScriptedBrick {
 
     pub fn push(&self, recall: Recall) {
         let bytes = frame::encode(Header::new(FrameKind::Push), &recall, b"").freeze();
-        self.state().connections.retain(|c| c.send(bytes.clone()).is_ok());
+        let sent = self.state().connections.values().any(|c| c.send(bytes.clone()).is_ok());
+        assert!(sent, "nobody is connected");
     }
 
     /// Recalls the newest lease granted on `key`.
@@ -271,9 +273,9 @@ async fn read(
 fn hello(shared: &Shared, frame: &Frame, send: &mpsc::UnboundedSender<Bytes>) {
     let hello = Hello::decode(frame.message.clone()).unwrap();
     let mut state = lock(&shared.state);
+    state.connections.insert(hello.connection, send.clone());
     state.hellos.push(hello);
     state.forget_session = false;
-    state.connections.push(send.clone());
     let welcome = Welcome {
         version: VERSION.into(),
         epoch: state.epoch,

@@ -77,6 +77,20 @@ async fn a_broken_connection_is_made_anew_and_the_change_sent_again() {
 }
 
 #[tokio::test]
+async fn a_member_that_is_back_in_the_same_epoch_gets_the_change_again() {
+    let pool = Pool::start(1, 3).await;
+    pool.bricks[1].will(Op::Write, [Act::Hold]);
+    let writing = pool.begin(write(gfid(1)));
+    pool.bricks[1].arrived(Op::Write, 1).await;
+    pool.bricks[1].kill();
+    settle().await;
+    pool.bricks[1].release();
+    pool.bricks[1].revive();
+    writing.await.unwrap().unwrap();
+    assert_eq!(pool.bricks[1].file(gfid(1)), b"data");
+}
+
+#[tokio::test]
 async fn a_member_in_a_later_epoch_makes_the_change_wait_for_the_map() {
     let pool = Pool::start(1, 3).await;
     pool.exclusive(gfid(1)).await;

@@ -190,6 +190,7 @@ async fn a_forgotten_session_loses_its_leases_and_says_hello_again() {
     let pool = Pool::start(1, 3).await;
     let keeper = pool.keeper();
     pool.exclusive(gfid(1)).await;
+    pool.bricks[0].arrived(Op::Renew, 1).await;
     let hellos = pool.bricks[0].hellos().len();
     pool.bricks[0].forget_session();
     until(|| lock(&keeper.lost).contains(&key(1))).await;
@@ -249,6 +250,7 @@ async fn data_buffered_under_a_lost_lease_is_an_io_error_and_a_new_write_is_not(
     pool.exclusive(gfid(1)).await;
     let mut buffered = write(gfid(1));
     buffered.stamp = pool.session.stamp();
+    pool.bricks[0].arrived(Op::Renew, 1).await;
     pool.bricks[0].forget_session();
     until(|| lock(&keeper.lost).contains(&key(1))).await;
     assert_eq!(errno(pool.call(buffered).await), Errno::EIO);
