@@ -56,6 +56,11 @@ struct Inner {
     /// Nothing new begins, not even a write-back: the return waits for the last user.
     closing: HashSet<LeaseKey>,
     asking: HashMap<LeaseKey, usize>,
+    /// Requests under way that may bring grants of inodes not known yet (what a lookup finds,
+    /// what a create makes).
+    asking_any: usize,
+    /// Recalled, and not held: the grant may be on the way.
+    early: HashSet<LeaseKey>,
     /// Other sessions have the inode open.
     pinned: HashSet<LeaseKey>,
     /// Open here.
@@ -196,9 +201,9 @@ impl Leases {
             }
             let action = inner.cache.on_recall(lease, keep);
             inner.todo.extend(todo(action));
-            if action == RecallAction::Wait && !inner.asking.contains_key(&key) {
-                let none = inner.cache.no_grant_coming(key);
-                inner.todo.extend(none.and_then(todo));
+            if action == RecallAction::Wait {
+                inner.early.insert(key);
+                inner.answer_early();
             }
         });
     }
@@ -267,15 +272,18 @@ impl Leases {
         Ok(Hold { leases: self.clone(), used })
     }
 
-    /// Marks keys as being asked for, until the guard drops.
-    pub(super) fn ask(self: &Arc<Self>, wants: &[Want]) -> Asking {
+    /// Marks keys as being asked for, until the guard drops. `finds`: the answer may also
+    /// grant leases of inodes that only it names.
+    pub(super) fn ask(self: &Arc<Self>, wants: &[Want], finds: bool) -> Asking {
         let keys: Vec<LeaseKey> = wants.iter().map(|w| w.key.into()).collect();
+        let any = finds || keys.iter().any(|key| key.gfid().is_nil());
         let mut inner = lock(&self.inner);
         for key in &keys {
             *inner.asking.entry(*key).or_default() += 1;
         }
+        inner.asking_any += usize::from(any);
         drop(inner);
-        Asking { leases: self.clone(), keys }
+        Asking { leases: self.clone(), keys, any }
     }
 
     /// Wishes of a request that need a word with the lead: not those held already, nor those
@@ -362,19 +370,13 @@ impl Leases {
     pub(super) fn claims(&self) -> (Tick, Vec<Want>) {
         let inner = lock(&self.inner);
         let (leases, pins) = inner.cache.reclaims();
-        let claim = |key: LeaseKey, mode: Mode, number, epoch: Epoch| Want {
-            key: key.into(),
-            mode: mode as i32,
-            reclaim: Some(number),
-            last_renewed_epoch: epoch.0,
-            open: inner.open.contains(&key.gfid()),
-            only_if_free: false,
-        };
-        let leases =
-            leases.iter().map(|l| claim(l.key, Mode::Exclusive, l.number, l.last_renewed_epoch));
-        let pins = pins
-            .iter()
-            .map(|gfid| claim(LeaseKey::Inode(*gfid), Mode::None, LeaseNumber::NONE, Epoch::NONE));
+        let leases = leases.iter().map(|l| Want {
+            reclaim: Some(l.number),
+            last_renewed_epoch: l.last_renewed_epoch.0,
+            ..inner.want(l.key, Mode::Exclusive)
+        });
+        // A pin is no lease: it asks for none.
+        let pins = pins.iter().map(|gfid| inner.want(LeaseKey::Inode(*gfid), Mode::None));
         (inner.lead_since, leases.chain(pins).collect())
     }
 
@@ -428,6 +430,21 @@ impl Leases {
 impl Inner {
     fn is_lead(&self, brick: BrickId) -> bool {
         self.lead.is_some_and(|(lead, _)| lead == brick)
+    }
+
+    /// Recalls whose grant cannot be on the way any more are answered: nothing is held.
+    fn answer_early(&mut self) {
+        if self.asking_any > 0 {
+            return;
+        }
+        let Inner { early, asking, cache, todo: list, .. } = self;
+        early.retain(|key| {
+            if asking.contains_key(key) {
+                return true;
+            }
+            list.extend(cache.no_grant_coming(*key).and_then(todo));
+            false
+        });
     }
 
     fn want(&self, key: LeaseKey, mode: Mode) -> Want {
@@ -528,21 +545,24 @@ impl Drop for Hold {
 pub(super) struct Asking {
     leases: Arc<Leases>,
     keys: Vec<LeaseKey>,
+    any: bool,
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        let keys = std::mem::take(&mut self.keys);
+        if self.keys.is_empty() && !self.any {
+            return;
+        }
         self.leases.with(|inner, _| {
-            for key in keys {
-                let Some(count) = inner.asking.get_mut(&key) else { continue };
+            inner.asking_any -= usize::from(self.any);
+            for key in &self.keys {
+                let Some(count) = inner.asking.get_mut(key) else { continue };
                 *count -= 1;
                 if *count == 0 {
-                    inner.asking.remove(&key);
-                    let none = inner.cache.no_grant_coming(key);
-                    inner.todo.extend(none.and_then(todo));
+                    inner.asking.remove(key);
                 }
             }
+            inner.answer_early();
         });
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::fop::{
-    Acquire, Answer, Call, Class, Entries, Fop, Getattr, LeaseKey, Mode, Op, Outcome, Readdir,
-    Return, StatfsAnswer, Want,
+    Acquire, Answer, Call, Class, Done, Entries, Fop, Getattr, LeaseKey, Mode, Op, Outcome,
+    Readdir, Return, StatfsAnswer, Want,
 };
 use proto::frame::Status;
 use proto::{Errno, Failure, Gfid, Refusal, SetId};
@@ -85,6 +85,8 @@ impl Session {
     ) -> Outcome {
         let parts = sets.iter().map(|set| {
             let here = |want: &&Want| match LeaseKey::from(want.key) {
+                // Whatever is found there.
+                LeaseKey::Inode(gfid) if gfid.is_nil() => true,
                 LeaseKey::Inode(gfid) => self.route(|router| router.inode(gfid)) == *set,
                 LeaseKey::Part(_) => true,
             };
@@ -120,7 +122,7 @@ impl Session {
         let key = needs::of_read(&call.fop).filter(|_| wants.is_empty());
         let hold = key.and_then(|key| state.leases.hold(key, Mode::Shared));
         let under = hold.as_ref().and_then(|hold| hold.under().first().copied());
-        let _asking = state.leases.ask(&wants);
+        let _asking = state.leases.ask(&wants, false);
         let ask = Ask { call, under, wants, background: false };
         let said = state.replica.ask(ask, deadline).await?;
         conclude(&state, said, call.fop.op())
@@ -136,7 +138,7 @@ impl Session {
             _ => deadline,
         };
         let state = self.set(set).ok_or(Errno::EIO)?;
-        let _asking = state.leases.ask(&wants);
+        let _asking = state.leases.ask(&wants, false);
         let ask = Ask { call, under: None, wants, background: false };
         let said = state.replica.ask(ask, deadline).await?;
         conclude(&state, said, call.fop.op())
@@ -150,7 +152,11 @@ impl Session {
         deadline: Tick,
     ) -> Outcome {
         if self.read_only || self.members.map().options.read_only {
-            return Err(Errno::EROFS.into());
+            return match call.fop {
+                // Nothing of ours is waiting to be made durable.
+                Fop::Fsync(_) => Ok(Answer::Done(Done {}).into()),
+                _ => Err(Errno::EROFS.into()),
+            };
         }
         // Buffered data has its time already. It is only good under the lease under which it
         // was written, never under one asked for later.
@@ -165,7 +171,8 @@ impl Session {
         loop {
             let hold = obtain(&state, &keys, Mode::Exclusive, buffered, deadline).await?;
             keep_if_open(&state, &mut call.fop);
-            let _asking = state.leases.ask(&wants);
+            let creates = matches!(call.fop, Fop::Create(_));
+            let _asking = state.leases.ask(&wants, creates);
             let change =
                 Change { call: call.clone(), wants: wants.clone(), footing: Box::new(hold) };
             match state.replica.change(change, deadline).await {
@@ -288,7 +295,7 @@ pub(super) async fn obtain(
 
 /// One round trip to the lead for leases.
 async fn acquire(state: &Arc<SetState>, wants: Vec<Want>, deadline: Tick) -> Result<(), Errno> {
-    let _asking = state.leases.ask(&wants);
+    let _asking = state.leases.ask(&wants, false);
     let count = wants.len();
     let call = Call::new(Acquire {});
     let ask = Ask { call: &call, under: None, wants, background: false };

@@ -154,6 +154,44 @@ async fn a_recall_that_overtakes_its_grant_is_honoured() {
     asking.abort();
 }
 
+/// Another session may find a new file, and want it, before its creator has the answer.
+#[tokio::test]
+async fn a_recall_of_a_created_inode_waits_for_the_creates_answer() {
+    let pool = Pool::start(1, 3).await;
+    pool.call(create(1)).await.unwrap();
+    pool.bricks[2].will(Op::Create, [Act::Hold]);
+    let session = pool.session.clone();
+    let wants = vec![want(key(2), Mode::Exclusive)];
+    let creating = tokio::spawn(async move { session.call(create(2), wants).await });
+    pool.bricks[2].arrived(Op::Create, 2).await;
+    pool.bricks[0].recall(key(2), Mode::None);
+    pool.bricks[0].push(proto::fop::Recall {
+        key: key(3).into(),
+        number: LeaseNumber { base: 1, counter: 99 },
+        keep: 0,
+    });
+    settle().await;
+    assert!(pool.bricks[0].seen(Op::Release).is_empty());
+    pool.bricks[2].release();
+    creating.await.unwrap().unwrap();
+    let seen = pool.bricks[0].arrived(Op::Release, 2).await;
+    let mut keys: Vec<LeaseKey> = returns(&seen).iter().map(|r| r.0).collect();
+    keys.sort();
+    assert_eq!(keys, [key(2), key(3)]);
+    assert!(!pool.is_held(gfid(2)));
+}
+
+#[tokio::test]
+async fn pins_are_told_to_a_new_lead_too() {
+    let pool = Pool::start(1, 3).await;
+    pool.session.set_open(gfid(5), true);
+    pool.bricks[0].kill();
+    pool.evict(0);
+    let told = &pool.bricks[1].arrived(Op::Acquire, 1).await[0].head.wants;
+    assert!(told.len() == 1 && told[0].open && told[0].reclaim.is_none());
+    assert_eq!((LeaseKey::from(told[0].key), told[0].mode), (key(5), 0));
+}
+
 /// Trap 22.
 #[tokio::test]
 async fn an_overdue_lease_is_given_back_without_its_push() {
