@@ -375,7 +375,7 @@ impl Pool {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
         self.0.channels.clear();
-        self.0.published.publish(&PoolState::default());
+        self.0.published.end();
         let dir = &self.0.config.state_dir;
         let wiped = PoolIdentity::remove(dir)
             .and_then(|()| self.0.tls.switch(&self.0.identity, None))

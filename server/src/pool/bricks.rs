@@ -28,8 +28,9 @@ pub trait Bricks: Send + Sync + 'static {
     /// file system without `force`, a brick of another volume, a file system without xattrs.
     async fn prepare(&self, spec: &BrickSpec, force: bool) -> Result<(), String>;
 
-    /// Takes `prepare` back, or frees the folder of a deleted volume: removes the mark of
-    /// exactly this brick, and what `prepare` made if it is empty. Files stay.
+    /// Takes `prepare` back when the volume was not created: removes the mark of exactly this
+    /// brick, and what `prepare` made if it is empty. Files stay. A deleted volume's bricks are
+    /// not abandoned: they keep their marks, so that nothing of them is overwritten by mistake.
     async fn abandon(&self, spec: &BrickSpec);
 
     /// Serves the brick. Called again at every chance; does nothing when it is served.

@@ -103,6 +103,8 @@ fn value<T: serde::de::DeserializeOwned>(db: &DB, key: &[u8]) -> anyhow::Result<
     Ok(Some(serde_json::from_slice(&text)?))
 }
 
+// The error's size is openraft's choice, and its traits ask for it unboxed.
+#[allow(clippy::result_large_err)]
 fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, StorageError> {
     serde_json::to_vec(value).map_err(|e| StorageIOError::write(&e).into())
 }

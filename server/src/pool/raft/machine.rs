@@ -28,6 +28,8 @@ const SNAPSHOT: &[u8] = b"snapshot";
 pub struct Machine {
     db: Arc<DB>,
     published: Arc<Published>,
+    /// The membership that this machine publishes for.
+    term: u64,
     current: Arc<Mutex<Applied>>,
 }
 
@@ -55,8 +57,9 @@ impl Machine {
             Some(stored) => stored.applied,
             None => Applied::default(),
         };
-        published.publish(&applied.state);
-        Ok(Self { db, published, current: Arc::new(Mutex::new(applied)) })
+        let term = published.begin();
+        published.publish(term, &applied.state);
+        Ok(Self { db, published, term, current: Arc::new(Mutex::new(applied)) })
     }
 
     fn current(&self) -> MutexGuard<'_, Applied> {
@@ -113,7 +116,7 @@ impl RaftStateMachine<Types> for Machine {
             });
             current.state.applied = index;
         }
-        self.published.publish(&current.state);
+        self.published.publish(self.term, &current.state);
         Ok(replies)
     }
 
@@ -138,7 +141,7 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), &e))?;
         let mut current = self.current();
         *current = stored.applied;
-        self.published.publish(&current.state);
+        self.published.publish(self.term, &current.state);
         Ok(())
     }
 
@@ -170,6 +173,8 @@ impl RaftSnapshotBuilder<Types> for Machine {
     }
 }
 
+// The error's size is openraft's choice, and its traits ask for it unboxed.
+#[allow(clippy::result_large_err)]
 fn snapshot_of(stored: Stored) -> Result<Snapshot<Types>, StorageError> {
     let text = serde_json::to_vec(&stored)
         .map_err(|e| StorageIOError::read_snapshot(Some(stored.meta.signature()), &e))?;

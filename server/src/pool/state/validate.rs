@@ -57,7 +57,7 @@ fn counts(volume: &NewVolume) -> Result<(), String> {
     if bricks == 0 || bricks > BRICKS_MAX {
         return Err(format!("a volume has 1 to {BRICKS_MAX} bricks"));
     }
-    if bricks % group != 0 {
+    if !bricks.is_multiple_of(group) {
         let what = if volume.stripe > 1 { "replica x stripe count" } else { "replica count" };
         return Err(format!(
             "number of bricks ({bricks}) is not a multiple of the {what} ({group})"
