@@ -71,6 +71,27 @@ cargo_test() { # NAME LIMIT ARGUMENTS...
     suite "$name" "$limit" cargo test --release --locked --no-fail-fast "$@"
 }
 
+summary() {
+    echo
+    echo "== summary"
+    cat "$logs/table"
+    if [ -s "$BRICK_SKIPS" ]; then
+        echo "SKIPPED on this machine:"
+        sed 's/^/  /' "$BRICK_SKIPS"
+    fi
+    if [ -s "$BRICK_REPEATS" ]; then
+        echo "REPEATED, because the machine stood still:"
+        sed 's/^/  /' "$BRICK_REPEATS"
+    fi
+    if [ $failed != 0 ]; then
+        echo "failed (logs in $logs):"
+        awk '$4 != 0 { print "  suite " $1 }' "$logs/table"
+        sed -n 's/^test \(.*\) \.\.\. FAILED$/  test \1/p' "$logs"/*.log
+    fi
+    echo "$passed passed, $failed failed, $skipped skipped" | tee "$logs/result"
+    [ $failed = 0 ]
+}
+
 suite formats 120 cargo fmt --all --check
 chosen lints && [ ! -d "$TARGET/release/build" ] &&
     echo "first build: about 15 to 20 minutes on two cores, most of it RocksDB"
@@ -78,7 +99,12 @@ suite lints 5400 cargo clippy --release --locked --workspace --all-targets -- -D
 # The programs under test; the tests below find them beside themselves. Never skipped.
 echo "== build"
 cargo build --release --locked --workspace --bins 2>&1 | tee "$logs/build.log" | grep -v '^ *Compiling' || true
-if ! grep -q '^ *Finished' "$logs/build.log"; then note build 0 1 0 0; fi
+if ! grep -q '^ *Finished' "$logs/build.log"; then
+    # Tests would run against the programs of an earlier build.
+    note build 0 1 0 0
+    summary
+    exit 1
+fi
 
 cargo_test unit 3600 --workspace --exclude integration --exclude integration-sim
 cargo_test simulation "${BRICK_SUITE_LIMIT:-1200}" -p integration-sim
@@ -93,14 +119,4 @@ for name in $first; do
     cargo_test "$name" "${BRICK_SUITE_LIMIT:-1200}" -p integration --test "$name" -- --test-threads=1
 done
 
-echo
-echo "== summary"
-cat "$logs/table"
-if [ -s "$BRICK_SKIPS" ]; then echo "SKIPPED on this machine:"; sed 's/^/  /' "$BRICK_SKIPS"; fi
-if [ -s "$BRICK_REPEATS" ]; then echo "REPEATED, because the machine stood still:"; sed 's/^/  /' "$BRICK_REPEATS"; fi
-if [ $failed != 0 ]; then
-    echo "failed (logs in $logs):"
-    sed -n 's/^test \(.*\) \.\.\. FAILED$/  \1/p' "$logs"/*.log
-fi
-echo "$passed passed, $failed failed, $skipped skipped" | tee "$logs/result"
-[ $failed = 0 ]
+summary

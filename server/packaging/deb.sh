@@ -51,5 +51,5 @@ fi
 END
 chmod 0755 "$tree/DEBIAN/postinst" "$tree/DEBIAN/prerm"
 out=${TARGET:-target}/brickwork_${version}_$arch.deb
-dpkg-deb --root-owner-group --build "$tree" "$out" >/dev/null
+dpkg-deb --root-owner-group -Zgzip --build "$tree" "$out" >/dev/null
 echo "$out"
