@@ -62,10 +62,7 @@ pub async fn start(
 ///
 /// # Errors
 /// A port that cannot be used.
-pub fn with_bricks(
-    pool: &Pool,
-    heal: Arc<dyn HealStatus>,
-) -> anyhow::Result<(Hooks, Arc<Manager>)> {
+pub fn with_bricks(pool: &Pool) -> anyhow::Result<(Hooks, Arc<Manager>)> {
     let config = pool.config();
     let port = |port: u16, what: &str| {
         let address = SocketAddr::new(config.listen, port);
@@ -82,13 +79,8 @@ pub fn with_bricks(
     let metrics = port(config.metrics_port, "metrics")?;
     metrics.set_nonblocking(true)?;
     tokio::spawn(metrics::serve(tokio::net::TcpListener::from_std(metrics)?, registry));
-    let hooks = Hooks { bricks: manager.clone(), heal, members: manager.clone() };
+    let hooks = Hooks { bricks: manager.clone(), heal: manager.clone(), members: manager.clone() };
     Ok((hooks, manager))
-}
-
-/// Nothing is ever healed here.
-pub fn no_heal() -> Arc<dyn HealStatus> {
-    Arc::new(NoBricks)
 }
 
 /// Hooks of a peer that has no bricks.

@@ -22,6 +22,7 @@
 //! stores in a test.
 
 pub mod dir;
+pub mod driver;
 pub mod inode;
 pub mod job;
 pub mod progress;

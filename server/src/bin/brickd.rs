@@ -18,6 +18,6 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(daemon::run(config, |pool| match pool.config().witness {
         true => Ok(daemon::no_bricks()),
-        false => Ok(daemon::with_bricks(pool, daemon::no_heal())?.0),
+        false => Ok(daemon::with_bricks(pool)?.0),
     }))
 }

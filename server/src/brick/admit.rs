@@ -36,7 +36,9 @@ impl Core {
         if pending.conn.peer().is_some() && !matches!(pending.call.fop, Fop::Forget(_)) {
             return self.fail(pending, Errno::EPERM);
         }
-        if pending.op.class() == Class::Change && pending.conn.read_only() {
+        let read_only =
+            pending.conn.read_only() || self.map.as_ref().is_some_and(|map| map.options.read_only);
+        if pending.op.class() == Class::Change && pending.conn.peer().is_none() && read_only {
             return self.fail(pending, Errno::EROFS);
         }
         if pending.conn.peer().is_some() {

@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use proto::fop::{Answer, Call, Changed, Op, Return};
+use futures_util::FutureExt;
+use proto::fop::{Answer, Call, Changed, ChangedItem, Op, Return};
 use proto::map::VolumeMap;
 use proto::{Epoch, Errno, Failure, Gfid, Refusal, SessionId};
 use proto_rules::Tick;
@@ -16,6 +18,7 @@ use server_store::{Ctx, Store};
 use super::clock::now;
 use super::connection::{Conn, ConnId};
 use super::gate::Facts;
+use super::handover;
 use super::inbox::Setup;
 use super::interval::IntervalClock;
 use super::io::DiskIo;
@@ -60,6 +63,18 @@ pub struct Core {
     withdrawn: Tick,
 }
 
+impl Brick {
+    /// Runs a task of this brick's thread. One that panics has met a bug and may have left half
+    /// a change in memory: the brick leaves its set like one with a bad disk.
+    pub fn guard(self: Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                self.core.borrow_mut().leave("a bug in the brick's own code (see the log)");
+            }
+        });
+    }
+}
+
 impl Core {
     /// # Errors
     /// The store's database cannot be read.
@@ -79,6 +94,9 @@ impl Core {
         };
         let last = store.last_checkpoint()?.map_or(0, |mark| mark.interval).max(logged);
         let orphans = store.orphans()?.into_iter().collect();
+        // After a lost database or a power loss the log cannot tell what is missing.
+        let in_sync = if store.opened().suspect() { 0 } else { handover::in_sync(&store)? };
+        setup.gate.set_in_sync_interval(in_sync);
         Ok(Self {
             interval: IntervalClock::after(last, now()),
             members: Members::new(identity, setup.credential.clone()),
@@ -114,7 +132,7 @@ impl Core {
     pub fn spawn<F: Future<Output = ()> + 'static>(&self, task: impl FnOnce(Rc<Brick>) -> F) {
         // Gone only while the thread ends; then nobody waits for the task either.
         if let Some(brick) = self.me.upgrade() {
-            tokio::task::spawn_local(task(brick));
+            brick.clone().guard(task(brick));
         }
     }
 
@@ -204,6 +222,23 @@ impl Core {
         self.publish_metrics();
     }
 
+    /// Remembers over a restart in which interval the brick was in-sync last.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn note_in_sync(&mut self) -> Result<(), Errno> {
+        if !self.member.in_sync() {
+            return Ok(());
+        }
+        handover::note_in_sync(&mut self.store, self.interval.current())
+    }
+
+    /// From here on this brick's log answers for what the lead's did.
+    pub fn take_over_log(&mut self, items: &[ChangedItem], complete_since: u64) -> bool {
+        let interval = self.interval.current();
+        self.store.take_over_log(items, interval, complete_since).is_ok()
+    }
+
     /// Free space and checkpoint for the pings; now and then, it costs a system call.
     pub fn refresh_facts(&mut self) {
         let checkpoint = self.store.last_checkpoint().ok().flatten().map_or(0, |m| m.interval);
@@ -215,6 +250,9 @@ impl Core {
             total_bytes: space.as_ref().map_or(0, |s| s.total_bytes),
         };
         self.setup.gate.set_facts(facts);
+        if self.member.in_sync() {
+            self.setup.gate.set_in_sync_interval(facts.interval);
+        }
         self.setup.metrics.free_bytes.set(facts.free_bytes);
         self.setup.metrics.total_bytes.set(facts.total_bytes);
     }

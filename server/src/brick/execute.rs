@@ -79,7 +79,7 @@ impl Core {
                 return self.finish_change(pending, Err(errno));
             }
         };
-        let result = self.changed(&pending, result);
+        let result = self.after_change(&pending, result);
         match &pending.call.fop {
             Fop::Write(a) if a.sync => {
                 let gfid = a.gfid;
@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// What an executed change means for leases, numbers and orphans.
-    fn changed(&mut self, pending: &Pending, mut result: Return) -> Return {
+    fn after_change(&mut self, pending: &Pending, mut result: Return) -> Return {
         match (&pending.call.fop, &result.answer) {
             (Fop::Create(a), _) => {
                 let part = LeaseKey::Part(a.parent);

@@ -16,6 +16,7 @@ pub struct Gate {
     free: AtomicU64,
     total: AtomicU64,
     checkpoint: AtomicU64,
+    in_sync_interval: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -74,6 +75,16 @@ impl Gate {
             free_bytes: self.free.load(Ordering::Relaxed),
             total_bytes: self.total.load(Ordering::Relaxed),
         }
+    }
+
+    /// The brick's thread: the newest interval in which it was in-sync. 0: its log cannot tell
+    /// what it missed.
+    pub fn set_in_sync_interval(&self, interval: u64) {
+        self.in_sync_interval.store(interval, Ordering::Relaxed);
+    }
+
+    pub fn in_sync_interval(&self) -> u64 {
+        self.in_sync_interval.load(Ordering::Relaxed)
     }
 
     /// The brick took itself out of service. It stays so.

@@ -15,6 +15,7 @@ use super::request::Stored;
 use crate::lead::{touch_of, touch_to};
 
 const GRACED_KEY: &str = "graced-epoch";
+const IN_SYNC_KEY: &str = "in-sync-interval";
 /// Numbers shipped at most, some 50 bytes each. What is left out is below the floor: the joiner
 /// asks the lead about it.
 const NUMBERS_MAX: usize = 8_000;
@@ -34,6 +35,23 @@ pub fn graced(store: &Store) -> Result<Epoch, Errno> {
     let bytes = store.meta_get(GRACED_KEY)?;
     let number = bytes.and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?)));
     Ok(Epoch(number.unwrap_or(0)))
+}
+
+/// The newest interval in which this brick was in-sync at a checkpoint; 0: never.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn in_sync(store: &Store) -> Result<u64, Errno> {
+    let bytes = store.meta_get(IN_SYNC_KEY)?;
+    Ok(bytes.and_then(|b| Some(u64::from_le_bytes(b.try_into().ok()?))).unwrap_or(0))
+}
+
+/// Durable with the checkpoint that follows: an older note only makes a heal compare more.
+///
+/// # Errors
+/// The database cannot be written.
+pub fn note_in_sync(store: &mut Store, interval: u64) -> Result<(), Errno> {
+    store.meta_put(IN_SYNC_KEY, &interval.to_le_bytes(), false)
 }
 
 /// # Errors

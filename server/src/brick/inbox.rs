@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use proto::fop::ChangedItem;
 use proto::frame::Credential;
 use proto::map::VolumeMap;
 use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId};
@@ -34,6 +35,12 @@ pub enum BrickCommand {
     Map(Arc<VolumeMap>),
     /// The join to which this brick agreed ended by the joiner's word.
     JoinEnded,
+    /// Of this peer's own heal, before the join: what the lead's log holds.
+    TakeOverLog {
+        items: Vec<ChangedItem>,
+        complete_since: u64,
+        answer: oneshot::Sender<bool>,
+    },
     /// Stop serving, make a checkpoint, close the store. The answer says whether it was clean.
     Stop(oneshot::Sender<bool>),
 }

@@ -7,9 +7,9 @@ use proto_rules::Tick;
 use proto_rules::time::MS;
 
 const INTERVAL: u64 = 10_000 * MS;
-/// An interval closed early lasted at least this long: several pings, so that members never
-/// differ by more than one.
-const SHORTEST: u64 = 2_000 * MS;
+/// An interval closed early for a joiner lasted at least this long: about a ping, so that a
+/// member that serves is only a few numbers behind (joiners ask for that many more).
+const SHORTEST: u64 = 250 * MS;
 
 #[derive(Debug)]
 pub struct IntervalClock {
@@ -36,12 +36,10 @@ impl IntervalClock {
         }
     }
 
-    /// At the lead, after a joiner was told the list so far: its next question is then about
-    /// less.
-    pub fn close(&mut self, now: Tick) {
-        if now.since(self.began) >= SHORTEST {
-            self.set(self.current + 1, now);
-        }
+    /// Whether the lead may close the interval for a joiner, so that its next list holds only
+    /// what changed since this one.
+    pub fn may_close(&self, now: Tick) -> bool {
+        now.since(self.began) >= SHORTEST
     }
 
     /// Of a hand-over, or of a ping.

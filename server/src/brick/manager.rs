@@ -9,7 +9,7 @@
 //! leaves its set and is not started again by itself; a clean stop leaves the set first, so
 //! that nobody waits for promises to run out.
 //!
-//! Deliberately does not: decide what is served (the pool's state), or heal.
+//! Deliberately does not: decide what is served (the pool's state).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use proto::map::{MemberState, VolumeMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId, Stamp, VolumeId};
-use proto_grpc::peer::BrickRun;
+use proto_grpc::peer::{BrickRun, HealRun};
 use proto_rules::promise::JoinRefused;
 use proto_rules::restart::Report as BrickReport;
 use proto_rules::set::SetEntry;
@@ -30,10 +30,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::io::Backend;
 use super::{BrickCommand, BrickHandle, BrickIdentity, Gate, Owner, Setup, now, spawn};
+use crate::heal::{self, driver::Heal};
 use crate::lead::PeerCredential;
 use crate::listener::{Door, Doorman, proof};
 use crate::metrics::{BrickMetrics, Registry};
-use crate::pool::bricks::{BrickSpec, Bricks, Members};
+use crate::pool::bricks::{BrickSpec, Bricks, HealStatus, Members};
 use crate::pool::membership::{Lack, Report};
 use crate::pool::{Pool, PoolError};
 use crate::promise::{Board, Reports};
@@ -53,6 +54,8 @@ struct Running {
     spec: BrickSpec,
     /// Follows the map and reports; ends with the brick.
     task: tokio::task::JoinHandle<()>,
+    heal: Arc<Heal>,
+    healer: tokio::task::JoinHandle<()>,
 }
 
 pub struct Manager {
@@ -164,9 +167,18 @@ impl Manager {
             memory_intact: memory_intact || clean,
             durable,
         };
+        let heal = Heal::new(spec.brick);
+        let healing = heal::driver::supervise(
+            manager.clone(),
+            self.pool.clone(),
+            handle.clone(),
+            maps.clone(),
+            heal.clone(),
+        );
+        let healer = self.runtime.spawn(healing);
         let task = self.runtime.spawn(follow(manager, handle.clone(), maps, report));
         tracing::info!(volume = spec.volume_name, path = spec.path, "brick started");
-        let running = Running { handle, spec: spec.clone(), task };
+        let running = Running { handle, spec: spec.clone(), task, heal, healer };
         self.running().insert(spec.brick, running);
         Ok(())
     }
@@ -176,6 +188,10 @@ impl Manager {
         let Some(map) = self.pool.watch_map(identity.set.volume) else { return };
         let map = map.borrow().clone();
         let Some(set) = map.set(identity.set.set) else { return };
+        // A volume that is stopped as a whole keeps its sets as they are.
+        if !map.started {
+            return;
+        }
         let named = set.member(identity.brick).is_some_and(|m| {
             m.state == MemberState::InSync && m.incarnation == identity.incarnation
         });
@@ -296,6 +312,7 @@ impl Bricks for Manager {
             self.leave(identity, "stopped").await;
         }
         running.task.abort();
+        running.healer.abort();
         let (answer, stopped) = oneshot::channel();
         let asked = running.handle.inbox.send(BrickCommand::Stop(answer)).await.is_ok();
         let clean = asked && stopped.await.unwrap_or(false);
@@ -386,6 +403,13 @@ impl Members for Manager {
             JoinRefused::Joiner => "the joiner is not syncing under this incarnation".into(),
             JoinRefused::Another => "another join is under way".into(),
         })
+    }
+}
+
+impl HealStatus for Manager {
+    fn heal_status(&self, volume: VolumeId) -> Vec<HealRun> {
+        let running = self.running();
+        running.values().filter(|r| r.spec.volume == volume).map(|r| r.heal.status()).collect()
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::fop::{
-    Answer, BlockSums, ClearWindows, Done, Fop, HandOver, MarkStale, PauseForJoin, Return, Under,
-    Unsettled, UnsettledEntry, UnsettledList, Vouch,
+    Answer, BlockSums, Call, Changed, ClearWindows, Done, Fop, HandOver, MarkStale, PauseForJoin,
+    Return, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
 };
 use proto::{BrickId, Epoch, Errno, Failure, Refusal, Seq, SessionId};
 use proto_rules::time::MS;
@@ -57,26 +57,21 @@ impl Core {
             Fop::Checkpoint(_) => self.checkpoint_now(pending),
             Fop::Unsettled(ask) => {
                 let ask = ask.clone();
-                match self.unsettled(&ask) {
-                    Ok(list) => {
-                        self.answer(pending, Outcome::Done(Answer::UnsettledList(list).into()));
-                    }
-                    Err(failure) => self.answer(pending, Outcome::Failed(failure)),
-                }
+                let outcome = match self.unsettled(&ask) {
+                    Ok(list) => Outcome::Done(Answer::UnsettledList(list).into()),
+                    Err(failure) => Outcome::Failed(failure),
+                };
+                self.answer(pending, outcome);
             }
             Fop::ClearWindows(note) => {
                 let note = note.clone();
-                match self.clear_windows(&note) {
-                    Ok(()) => self.answer(pending, done()),
-                    Err(_) => self.own_error(pending, "a note cannot be written"),
-                }
+                let noted = self.clear_windows(&note);
+                self.noted(pending, noted);
             }
             Fop::MarkStale(mark) => {
                 let mark = *mark;
-                match self.mark_stale_here(&mark) {
-                    Ok(()) => self.answer(pending, done()),
-                    Err(_) => self.own_error(pending, "a stale mark cannot be written"),
-                }
+                let noted = self.mark_stale_here(&mark);
+                self.noted(pending, noted);
             }
             Fop::Vouch(ask) => {
                 let ask = ask.clone();
@@ -91,17 +86,20 @@ impl Core {
                 self.take_over(pending, &state, own_heal);
             }
             Fop::Changed(ask) => {
-                let first = ask.after.is_nil();
-                let result = self.store.execute(&pending.call, &self.context());
-                if first && self.member.is_lead() {
-                    self.interval.close(now());
-                }
-                self.done(pending, result);
+                let ask = *ask;
+                self.list_changed(pending, ask);
             }
             _ => {
                 let result = self.store.execute(&pending.call, &self.context());
                 self.done(pending, result);
             }
+        }
+    }
+
+    fn noted(&mut self, pending: Pending, noted: Result<(), Errno>) {
+        match noted {
+            Ok(()) => self.answer(pending, done()),
+            Err(_) => self.own_error(pending, "a note cannot be written"),
         }
     }
 
@@ -123,6 +121,15 @@ impl Core {
         } else {
             None
         }
+    }
+
+    /// The store closes the interval with the list; the number goes on from there.
+    fn list_changed(&mut self, pending: Pending, mut ask: Changed) {
+        ask.advance &= self.member.is_lead() && self.interval.may_close(now());
+        let result = self.store.execute(&Call::new(ask), &self.context());
+        self.interval.at_least(self.store.interval(), now());
+        self.refresh_facts();
+        self.done(pending, result);
     }
 
     fn block_sums(&mut self, mut pending: Pending, sums: &BlockSums) {

@@ -104,7 +104,8 @@ impl Runner for Life {
 fn close(brick: Rc<Brick>, answer: Option<oneshot::Sender<bool>>) {
     let closed = match Rc::try_unwrap(brick) {
         Ok(brick) => {
-            let core = brick.core.into_inner();
+            let mut core = brick.core.into_inner();
+            let _ = core.note_in_sync();
             core.failed.is_none() && core.store.close().is_ok()
         }
         Err(_) => {
@@ -135,6 +136,11 @@ async fn serve<I: BrickIo>(
                 Some(BrickCommand::Connect(newcomer)) => connect(brick, io, newcomer),
                 Some(BrickCommand::Map(map)) => brick.core.borrow_mut().on_map(map),
                 Some(BrickCommand::JoinEnded) => brick.core.borrow_mut().join_ended(),
+                Some(BrickCommand::TakeOverLog { items, complete_since, answer }) => {
+                    let taken = brick.core.borrow_mut().take_over_log(&items, complete_since);
+                    // A heal that is gone asks again.
+                    let _ = answer.send(taken);
+                }
                 Some(BrickCommand::Stop(answer)) => return Some(answer),
                 None => return None,
             },
@@ -153,6 +159,10 @@ fn start_checkpoint(brick: &Rc<Brick>) {
         return;
     }
     core.checkpointing = true;
+    if core.note_in_sync().is_err() {
+        core.leave("a note cannot be written to its database");
+        return;
+    }
     let (handle, interval) = (core.store.checkpoint_handle(), core.interval.current());
     core.spawn(|brick| async move {
         let done = blocking(move || handle.run(interval)).await;
@@ -213,11 +223,11 @@ fn connect<I: BrickIo>(brick: &Rc<Brick>, io: &I, newcomer: Newcomer) {
     let (reader, writer) = (brick.clone(), io.clone());
     let (read_conn, read_socket) = (conn.clone(), socket.clone());
     let io = io.clone();
-    tokio::task::spawn_local(async move {
+    brick.clone().guard(async move {
         let ended = read_loop(&io, &*read_socket, &read_conn, &reader).await;
         reader.ended(&read_conn, &ended);
     });
-    tokio::task::spawn_local(async move {
+    brick.clone().guard(async move {
         // The reader sees a broken connection too, and says so.
         let _ = conn.outbox.write_loop(&writer, &*socket).await;
         conn.close();

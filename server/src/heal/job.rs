@@ -1,9 +1,9 @@
 //! The joiner's way back: rounds until little is left, then a short pause and the join.
 //!
 //! ```text
-//! list ── rounds ──(little left)── checkpoint ── agree ── pause ── last list ── take over
-//!   ▲                                                        │                     │
-//!   └──── the lead changed, or anything failed (wait 1 s) ◄──┴─ over 0.5 s: bump ──┴─► Join
+//! list ── rounds ──(little left)── checkpoint ── pause ── last list ── take over ── agree
+//!   ▲                                              │                              │
+//!   └── the lead changed, or anything failed ◄─────┴── over 0.5 s: withdrawn      └─► Join
 //! ```
 //!
 //! Each listing closes the lead's change-log interval, so that the next list holds only what
@@ -13,11 +13,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::fop::{Answer, Call, ChangedList, Checkpoint, PauseForJoin, SweepParked, TakeOver};
+use proto::fop::{
+    Answer, Call, ChangedItem, ChangedList, Checkpoint, PauseForJoin, SweepParked, TakeOver,
+};
 use proto::{BrickId, Epoch, Gfid};
 
-use super::progress::Progress;
 use super::inode::Data;
+use super::progress::Progress;
 use super::round::{self, Item, Round};
 use super::side::{self, HealError, Side};
 
@@ -47,10 +49,9 @@ pub trait Surroundings: Send + Sync {
     fn base(&self) -> Base;
     fn side_of(&self, brick: BrickId) -> Arc<dyn Side>;
     fn own_side(&self) -> Arc<dyn Side>;
-    /// Every in-sync member agrees to our join in `epoch`: from then on each serves only with
-    /// our promise too.
-    fn agree(&self, epoch: Epoch) -> side::Waits<'_, ()>;
-    /// Proposes the join and waits until it is committed.
+    /// Our change log answers for what `items` name, as the lead's did since `complete_since`.
+    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: u64) -> side::Waits<'_, ()>;
+    /// Gets every in-sync member's agreement, proposes the join, waits until it is committed.
     fn join(&self, epoch: Epoch) -> side::Waits<'_, ()>;
     /// Ends the agreement by an epoch without us.
     fn bump(&self, epoch: Epoch) -> side::Waits<'_, ()>;
@@ -65,24 +66,38 @@ pub async fn attempt(
     progress: &Arc<Progress>,
 ) -> Result<BrickId, HealError> {
     let control = |what: &str| HealError::Control(what.to_owned());
-    let (lead, epoch) = world.lead().ok_or_else(|| control("no lead to copy from"))?;
+    let (lead, _) = world.lead().ok_or_else(|| control("no lead to copy from"))?;
     let (from, to) = (world.side_of(lead), world.own_side());
     let round = Round::new(from.clone(), to.clone(), progress.clone());
     let since = catch_up(world, &round, progress, lead).await?;
     progress.phase("checkpoint", 0);
+    let log = lead_log(&*from).await?;
     checkpoint(&*to).await?;
     progress.phase("joining", 0);
-    world.agree(epoch).await?;
-    match final_pause(&round, epoch, since).await {
-        Ok(()) => world.join(epoch).await.map(|()| lead),
+    let (now, epoch) = world.lead().ok_or_else(|| control("no lead to join"))?;
+    if now != lead {
+        return Err(control("the lead changed"));
+    }
+    if let Err(error) = final_pause(world, &round, epoch, since, log).await {
+        // Nobody was asked to agree yet: the lead may go on at once. If this is lost, it ends
+        // the pause itself, by a new epoch.
+        let off = PauseForJoin { epoch: epoch.0, pause_ms: 0 };
+        let _ = from.call(Call::new(off)).await;
+        return Err(error);
+    }
+    match world.join(epoch).await {
+        Ok(()) => Ok(lead),
         Err(error) => {
-            let off = PauseForJoin { epoch: epoch.0, pause_ms: 0 };
-            // The agreement must end either way; the pause ends by itself if this is lost.
-            let _ = from.call(Call::new(off)).await;
             world.bump(epoch).await?;
             Err(error)
         }
     }
+}
+
+/// Everything that the lead's log holds: a member that is away may ask us one day.
+async fn lead_log(from: &dyn Side) -> Result<ChangedList, HealError> {
+    let complete_since = side::changed(from, u64::MAX, false).await?.complete_since;
+    side::changed(from, complete_since, false).await
 }
 
 /// Rounds until little is left. Returns the interval from which the last list is asked.
@@ -141,24 +156,33 @@ fn is_little(items: &[Item]) -> bool {
     items.len() <= LITTLE_ITEMS && extents <= LITTLE_EXTENTS
 }
 
-/// The lead holds changes back; the rest is copied and the rules' state handed over.
-async fn final_pause(round: &Round, epoch: Epoch, since: u64) -> Result<(), HealError> {
+/// The lead holds changes back; the rest is copied, log and rules' state are handed over.
+async fn final_pause(
+    world: &dyn Surroundings,
+    round: &Round,
+    epoch: Epoch,
+    since: u64,
+    log: ChangedList,
+) -> Result<(), HealError> {
     let start = Instant::now();
     let pause = PauseForJoin { epoch: epoch.0, pause_ms: PAUSE_MS_MAX };
-    let state = match round.from.call(Call::new(pause)).await {
-        Ok(ret) => match ret.answer {
-            Answer::HandOver(state) => state,
-            _ => return Err(HealError::Control("the lead's pause has another shape".into())),
-        },
-        Err(failure) => return Err(HealError::Control(format!("pause refused: {failure:?}"))),
+    let shipped = round.from.call(Call::new(pause)).await;
+    let shipped = shipped.map_err(|f| HealError::Control(format!("pause refused: {f:?}")))?;
+    let Answer::HandOver(state) = shipped.answer else {
+        return Err(HealError::Control("the lead's pause has another shape".into()));
     };
     let list: ChangedList = side::changed(&*round.from, since, false).await?;
+    let items = round::items(&[&list]);
+    let (count, listed) = (items.len(), start.elapsed());
     round.forget_whole();
-    round.run(round::items(&[&list])).await?;
+    round.run(items).await?;
     side::done(&*round.to, Call::new(SweepParked { keep: Vec::new() })).await?;
-    side::done(&*round.to, Call::new(TakeOver { state })).await?;
+    let complete_since = log.complete_since;
+    world.take_over_log(log.items.into_iter().chain(list.items).collect(), complete_since).await?;
+    let take_over = Call::new(TakeOver { state }).with_payload(shipped.payload);
+    side::done(&*round.to, take_over).await?;
     checkpoint(&*round.to).await?;
-    // The lead counts its pause from the same moment or later; leave time for the commit.
+    tracing::info!(count, ?listed, total = ?start.elapsed(), "copied the rest under the pause");
     if start.elapsed() > Duration::from_millis(u64::from(PAUSE_MS_MAX)) {
         return Err(HealError::Control("the last copy took longer than the pause".into()));
     }

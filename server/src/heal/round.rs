@@ -177,13 +177,17 @@ mod tests {
     fn lists_of_several_members_merge_into_one_item() {
         let gfid = Gfid::new(SlotId(1), [7; 14]);
         let one = |extents: &[u64], names| ChangedList {
-            items: vec![ChangedItem { gfid, names, extents: extents.to_vec(), ..Default::default() }],
+            items: vec![ChangedItem {
+                gfid,
+                names,
+                extents: extents.to_vec(),
+                ..Default::default()
+            }],
             ..ChangedList::default()
         };
         let (a, b) = (one(&[3, 1], false), one(&[1, 2], true));
         let merged = items(&[&a, &b]);
-        let expected =
-            Item { gfid, names: true, data: Data::Extents(vec![1, 2, 3]), deep: false };
+        let expected = Item { gfid, names: true, data: Data::Extents(vec![1, 2, 3]), deep: false };
         assert_eq!(merged, [expected]);
     }
 }

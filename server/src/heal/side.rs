@@ -86,12 +86,7 @@ pub async fn block_sums(
 }
 
 /// At most 1 MiB at a time, by the caller's choice of `len`; shorter at the end of the file.
-pub async fn read(
-    side: &dyn Side,
-    gfid: Gfid,
-    offset: u64,
-    len: u32,
-) -> Result<Bytes, HealError> {
+pub async fn read(side: &dyn Side, gfid: Gfid, offset: u64, len: u32) -> Result<Bytes, HealError> {
     let call = Call::new(PeerRead { gfid, offset, len });
     Ok(expect_answer!(side, call, gfid, Read)?.1)
 }
@@ -147,11 +142,7 @@ pub async fn done(side: &dyn Side, call: Call) -> Result<(), HealError> {
 
 /// Every page of a change list. `advance` closes the brick's present interval first: `current`
 /// of the answer is then a new one, in which nothing of the list stands.
-pub async fn changed(
-    side: &dyn Side,
-    since: u64,
-    advance: bool,
-) -> Result<ChangedList, HealError> {
+pub async fn changed(side: &dyn Side, since: u64, advance: bool) -> Result<ChangedList, HealError> {
     let mut all = ChangedList::default();
     let mut after = Gfid::NIL;
     loop {

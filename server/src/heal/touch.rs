@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use proto::fop::{DirEntry, Touch};
 use proto::Gfid;
+use proto::fop::{DirEntry, Touch};
 
 use super::inode::{self, Data};
 use super::progress::Progress;
@@ -29,7 +29,9 @@ pub async fn settle(
     for touch in touches {
         match *touch {
             Touch::Range { gfid, start, end } => {
-                inode::copy_range(&**from, &**to, gfid, start..end, &progress).await.or_else(gone)?;
+                inode::copy_range(&**from, &**to, gfid, start..end, &progress)
+                    .await
+                    .or_else(gone)?;
                 inode::heal(&**from, &**to, gfid, &Data::None, &progress).await?;
             }
             Touch::Attrs(gfid) => {

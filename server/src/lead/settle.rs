@@ -117,11 +117,15 @@ impl Copying<'_> {
         let mut inodes: BTreeMap<Gfid, Vec<(u64, u64)>> = BTreeMap::new();
         for touch in touches {
             match *touch {
-                Touch::Name { dir, hash } => drop(dirs.entry(dir).or_default().insert(hash)),
+                Touch::Name { dir, hash } => {
+                    dirs.entry(dir).or_default().insert(hash);
+                }
                 Touch::Range { gfid, start, end } => {
                     inodes.entry(gfid).or_default().push((start, end));
                 }
-                Touch::Attrs(gfid) => drop(inodes.entry(gfid).or_default()),
+                Touch::Attrs(gfid) => {
+                    inodes.entry(gfid).or_default();
+                }
             }
         }
         for (dir, hashes) in &dirs {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use proto::attr::Kind;
 use proto::error::Errno;
 use proto::fop::{
-    Call, Inspected, Install, InstallData, InstallName, RemoveName, Return, SweepParked, Touch,
+    Call, Forget, Inspected, Install, InstallData, InstallName, RemoveName, Return, SweepParked,
+    Touch,
 };
 use proto::ids::Gfid;
 use proto::placement::name_hash;
@@ -30,8 +31,12 @@ const PUNCH: u32 = 3;
 impl Store {
     pub(crate) fn install(&mut self, a: &Install, ctx: &Ctx) -> Result<Return, Errno> {
         let image = &a.image;
+        if !image.found && image.attr.gfid != Gfid::ROOT {
+            // The source has no such inode: if it is an orphan here, nobody has it open.
+            return self.forget(&Forget { gfid: image.attr.gfid });
+        }
         let rec = Record::decode(&image.meta).ok_or(Errno::EINVAL)?;
-        let misfit = rec.gfid != image.attr.gfid || !image.found;
+        let misfit = rec.gfid != image.attr.gfid;
         if misfit || (rec.gfid == Gfid::ROOT && !image.attr.is_dir()) {
             return Err(Errno::EINVAL);
         }
