@@ -11,7 +11,7 @@ PROGRAMS := brickd brick mount.brick
 export TARGET BIN
 
 .DEFAULT_GOAL := build
-.PHONY: help needs build demo demo-stop test bench soak conformance fix install deb
+.PHONY: help needs build demo demo-stop test bench soak fix install deb
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
