@@ -106,10 +106,10 @@ impl Core {
             (Fop::Unlink(a), Answer::Unlinked(done)) if a.keep && done.nlink == 0 => {
                 self.orphans.insert(a.expect);
             }
-            (Fop::Rename(a), Answer::Renamed(done)) if a.keep => {
-                if done.replaced.is_some_and(|attr| attr.nlink == 0) {
-                    self.orphans.insert(a.expect_to);
-                }
+            (Fop::Rename(a), Answer::Renamed(done))
+                if a.keep && done.replaced.is_some_and(|attr| attr.nlink == 0) =>
+            {
+                self.orphans.insert(a.expect_to);
             }
             (Fop::Forget(a), _) => {
                 self.orphans.remove(&a.gfid);

@@ -162,6 +162,10 @@ impl Pending {
     }
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives for one request; a box would cost an allocation"
+)]
 pub enum Outcome {
     Done(Return),
     Replay(Stored),

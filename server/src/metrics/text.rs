@@ -74,7 +74,7 @@ mod tests {
         let metrics = Arc::new(BrickMetrics::new("gv0", BrickId::random()));
         metrics.answered(Op::Write, 50_000);
         metrics.sessions.set(3);
-        let page = render(&[metrics.clone()]);
+        let page = render(std::slice::from_ref(&metrics));
         let label = format!("volume=\"gv0\",brick=\"{}\"", metrics.brick);
         assert!(page.contains(&format!("brick_sessions{{{label}}} 3\n")), "{page}");
         assert!(page.contains(&format!("brick_request_seconds_count{{{label},op=\"write\"}} 1\n")));

@@ -76,8 +76,12 @@ fn measure_round_trips() {
                 return;
             }
             client.plain(proto::fop::Renew { mark: client.seq });
-            (0..16).for_each(|_| drop(client.send(&getattr)));
-            (0..16).for_each(|_| drop(client.receive().unwrap().answer()));
+            for _ in 0..16 {
+                client.send(&getattr);
+            }
+            for _ in 0..16 {
+                client.receive().unwrap().answer();
+            }
         });
     });
 }

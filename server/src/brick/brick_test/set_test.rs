@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use proto::fop::{
-    Acquire, Answer, InspectDir, LeaseKey, Lock, Mode, PeerRead, Renew, Want, Write as WriteFop,
+    Acquire, Answer, InspectDir, LeaseKey, Lock, Mode, PauseForJoin, PeerRead, Renew, Want,
+    Write as WriteFop,
 };
 use proto::map::MemberState;
 use proto::{Epoch, Failure, Gfid, LeaseNumber, PeerId, Refusal};
@@ -160,4 +161,33 @@ fn a_lock_waits_for_its_holder_and_is_freed_by_its_death() {
         scope.spawn(|| renew_for(&rig, 1, Duration::from_secs(4)));
         assert_eq!(holder.receive().unwrap().header.request, id);
     });
+}
+
+/// A joiner's pause holds changes back, is withdrawn when it takes too long, and what was held
+/// is executed once when the joiner gives up.
+#[test]
+fn a_joiners_pause_holds_changes_and_ships_the_rules_state() {
+    let Some(rig) = Rig::new(Backend::Auto, 1) else { return };
+    let mut client = rig.client(1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = client.lease(part, Mode::Exclusive);
+    client.change(create("before", gfid(1)), b"", part, number).answer();
+    let mut joiner = rig.peer_client(0, PeerId::random());
+    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms };
+    let Answer::HandOver(state) = joiner.plain(pause(100)).answer() else { panic!() };
+    assert!(!state.rules.is_empty(), "it names the session, its window and its numbers");
+    let mut ask = Ask::new(create("held", gfid(2)));
+    ask.under = under(part, number);
+    (ask.seq, ask.mark) = (2, 1);
+    let id = client.send(&ask);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(names_at(&rig, 0), ["before"], "held back");
+    assert_eq!(*rig.seats[0].told.0.lock().unwrap(), ["withdraw join"]);
+    joiner.plain(pause(0)).answer();
+    let got = client.receive().unwrap();
+    assert_eq!(got.header.request, id);
+    got.answer();
+    let mut names = names_at(&rig, 0);
+    names.sort();
+    assert_eq!(names, ["before", "held"]);
 }
