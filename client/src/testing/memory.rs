@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::fop::{
-    Acquire, Answer, Call, Class, Done, Fop, Grant, LeaseKey, Mode, Op, Outcome, Return, Touch, Want,
+    Acquire, Answer, Call, Class, Done, Fop, Grant, LeaseKey, Mode, Op, Outcome, Return, Touch,
+    Want,
 };
 use proto::map::{SLOTS, SetMap, VolumeMap};
 use proto::options::VolumeOptions;
@@ -263,7 +264,9 @@ impl MemoryBelow {
         match &mut call.fop {
             Fop::Unlink(a) => a.keep |= pinned(&state.pins, a.expect),
             Fop::Rename(a) => a.keep |= pinned(&state.pins, a.expect_to),
-            Fop::Forget(a) if pinned(&state.pins, a.gfid) => return Ok(Answer::Done(Done {}).into()),
+            Fop::Forget(a) if pinned(&state.pins, a.gfid) => {
+                return Ok(Answer::Done(Done {}).into());
+            }
             Fop::Lock(lock) => return Ok(Answer::Locked(state.locks.set(id, lock)).into()),
             Fop::TestLock(test) => {
                 return Ok(Answer::Locked(state.locks.test(id, &test.lock)).into());
@@ -287,7 +290,13 @@ impl MemoryBelow {
                     let number = LeaseNumber { base: 1, counter: 1 };
                     let term_ms = TERM.as_millis() as u32;
                     let pinned = state.pins.iter().any(|p| p.0 == key.gfid() && p.1 != id);
-                    grants.push(Grant { key: key.into(), mode: want.mode, number, term_ms, pinned });
+                    grants.push(Grant {
+                        key: key.into(),
+                        mode: want.mode,
+                        number,
+                        term_ms,
+                        pinned,
+                    });
                 }
             }
         }
@@ -388,8 +397,8 @@ impl Below for MemoryBelow {
         let mut state = lock(&self.brick.state);
         state.random += 1;
         let mut random = [7; 14];
-        random[..8].copy_from_slice(&state.random.to_le_bytes());
-        random[13] = state.random as u8;
+        // The last eight bytes are the inode number.
+        random[6..].copy_from_slice(&state.random.to_be_bytes());
         Gfid::new(placement::slot_of_name(dir, buckets as u16, name), random)
     }
 

@@ -40,7 +40,8 @@ impl Acl {
         let lines: Vec<Line> = rest.chunks_exact(8).map(Line::parse).collect();
         let has = |tag| lines.iter().filter(|l| l.tag == tag).count();
         let named = has(USER) + has(GROUP) > 0;
-        let known = has(USER_OBJ) + has(USER) + has(GROUP_OBJ) + has(GROUP) + has(MASK) + has(OTHER);
+        let known =
+            has(USER_OBJ) + has(USER) + has(GROUP_OBJ) + has(GROUP) + has(MASK) + has(OTHER);
         let ok = known == lines.len()
             && [USER_OBJ, GROUP_OBJ, OTHER].iter().all(|t| has(*t) == 1)
             && has(MASK) <= 1

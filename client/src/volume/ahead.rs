@@ -138,8 +138,7 @@ impl Volume {
         let before = self.before(self.below.set_of_inode(node.gfid), LeaseKey::Inode(node.gfid));
         let seq = write_seq(&node);
         let volume = self.me();
-        let task =
-            tokio::spawn(async move { volume.read_bricks(&node, offset, len as u32).await });
+        let task = tokio::spawn(async move { volume.read_bricks(&node, offset, len as u32).await });
         Chunk { offset, len, before, seq, data: Data::Coming(task) }
     }
 

@@ -232,7 +232,8 @@ impl Volume {
         {
             let state = node.lock();
             let names = state.names.as_ref()?;
-            let known = |set: &SetId| names.is_complete(*set) && self.below.held(*set, key).is_some();
+            let known =
+                |set: &SetId| names.is_complete(*set) && self.below.held(*set, key).is_some();
             if !sets.iter().all(known) {
                 return None;
             }

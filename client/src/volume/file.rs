@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use proto::{Errno, Gfid};
 
-use super::node::Node;
 use super::ahead::Ahead;
+use super::node::Node;
 use crate::sync::lock;
 
 /// How a file is opened.

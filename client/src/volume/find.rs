@@ -131,9 +131,7 @@ impl Volume {
             }
         };
         match self.getattr(gfid).await {
-            Ok(found) => {
-                Ok(Looked::Entry { found, name_ttl: self.tell_name(&dir, set, name) })
-            }
+            Ok(found) => Ok(Looked::Entry { found, name_ttl: self.tell_name(&dir, set, name) }),
             // The name was removed elsewhere since it was looked at.
             Err(Errno::ENOENT | Errno::ESTALE) => Ok(Looked::Absent { name_ttl: Duration::ZERO }),
             Err(errno) => Err(errno),

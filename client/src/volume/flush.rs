@@ -166,7 +166,8 @@ async fn flusher(volume: Arc<Volume>, node: Arc<Node>) {
         let next = {
             let mut state = node.lock();
             let size = state.attr.map_or(0, |a| a.size);
-            let pressed = volume.dirty_bytes.load(Ordering::Relaxed) > volume.config.dirty_total_max;
+            let pressed =
+                volume.dirty_bytes.load(Ordering::Relaxed) > volume.config.dirty_total_max;
             let behind = state.behind();
             let next = next_run(behind, size, pressed);
             if next.is_none() && under_way.is_empty() {

@@ -196,12 +196,7 @@ impl Volume {
 struct Ear(Weak<Volume>);
 
 impl Keeper for Ear {
-    fn recall(
-        &self,
-        set: proto::SetId,
-        key: proto::fop::LeaseKey,
-        keep: Mode,
-    ) -> Boxed<'_, bool> {
+    fn recall(&self, set: proto::SetId, key: proto::fop::LeaseKey, keep: Mode) -> Boxed<'_, bool> {
         match self.0.upgrade() {
             Some(volume) => Box::pin(async move { volume.recalled(set, key, keep).await }),
             None => Box::pin(std::future::ready(false)),

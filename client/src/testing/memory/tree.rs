@@ -102,9 +102,7 @@ impl Tree {
             Fop::Lookup(a) => return self.lookup(a),
             Fop::Read(a) => return self.read(a),
             Fop::Getattr(a) => Answer::Attr(self.inode(a.gfid)?.attr),
-            Fop::Readlink(a) => {
-                Answer::Value(Value { bytes: self.inode(a.gfid)?.target.clone() })
-            }
+            Fop::Readlink(a) => Answer::Value(Value { bytes: self.inode(a.gfid)?.target.clone() }),
             Fop::Readdir(a) => self.readdir(a)?,
             Fop::Statfs(_) => Answer::Statfs(StatfsAnswer {
                 total_bytes: 1 << 40,

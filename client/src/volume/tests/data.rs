@@ -26,10 +26,7 @@ async fn many_small_writes_go_out_in_few_requests() {
     below.take_trips();
     let data = pattern(1_500_000);
     for (i, piece) in data.chunks(1000).enumerate() {
-        volume
-            .write(&file, i as u64 * 1000, Bytes::copy_from_slice(piece), now())
-            .await
-            .unwrap();
+        volume.write(&file, i as u64 * 1000, Bytes::copy_from_slice(piece), now()).await.unwrap();
     }
     assert_eq!(volume.getattr(file.gfid()).await.unwrap().attr.size, 1_500_000);
     volume.flush(&file).await.unwrap();

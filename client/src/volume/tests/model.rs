@@ -192,6 +192,9 @@ impl Model {
         self.parent_ok(from)?;
         self.parent_ok(to)?;
         let thing = self.get(from)?;
+        if from == to {
+            return Ok(());
+        }
         match (&thing, self.paths.get(to)) {
             (Thing::File(a), Some(Thing::File(b))) if a == b => return Ok(()),
             (Thing::Dir, Some(Thing::File(_))) => return Err(Errno::ENOTDIR),
