@@ -32,7 +32,8 @@ pub struct Target {
     )]
     pub socket: PathBuf,
     /// Talk to the brickd at HOST[:PORT] over TLS; needs --token-file.
-    #[arg(long, global = true, value_name = "HOST")]
+    // An id of its own: commands have an argument `host`, and clap would take one for the other.
+    #[arg(id = "daemon_host", long = "host", global = true, value_name = "HOST")]
     pub host: Option<String>,
     /// The credential for --host: that machine's local.token.
     #[arg(long, global = true, env = "BRICK_TOKEN_FILE", value_name = "FILE")]
@@ -196,6 +197,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_host_of_a_command_is_not_the_daemons() {
+        let arguments = Arguments::parse_from(["brick", "peer", "probe", "n2"]);
+        assert_eq!(arguments.target.host, None);
+        let arguments = Arguments::parse_from(["brick", "peer", "probe", "n2", "--host", "n1"]);
+        assert_eq!(arguments.target.host.as_deref(), Some("n1"));
+        let Command::Peer(PeerCommand::Probe { host, .. }) = arguments.command else {
+            panic!("not probe");
+        };
+        assert_eq!(host, "n2");
     }
 
     #[test]

@@ -196,7 +196,7 @@ async fn set(
     name: String,
     words: &[String],
 ) -> Result<(), Failure> {
-    if words.is_empty() || words.len() % 2 != 0 {
+    if words.is_empty() || !words.len().is_multiple_of(2) {
         return Err(Failure::usage("volume set: NAME OPTION VALUE [OPTION VALUE...]"));
     }
     let options = words

@@ -1,7 +1,7 @@
 //! Which peer a host name on the command line means.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::pool::Pool;
 use crate::pool::state::{PeerState, PoolState};
@@ -17,7 +17,8 @@ pub async fn find(pool: &Pool, state: &PoolState, host: &str) -> Option<PeerStat
             return Some(peer.clone());
         }
     }
-    let here = wanted.iter().any(IpAddr::is_loopback);
+    // Other loopback addresses may be other peers of this machine that are not in the pool.
+    let here = wanted.iter().any(|ip| *ip == Ipv4Addr::LOCALHOST || *ip == Ipv6Addr::LOCALHOST);
     here.then(|| state.peers.get(&pool.id()).cloned()).flatten()
 }
 
