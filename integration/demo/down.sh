@@ -34,7 +34,7 @@ if grep -q " $DEMO/" /proc/self/mountinfo; then
     say "something is still mounted below demo; close what uses it and repeat: make demo-stop" >&2
     exit 1
 fi
-for entry in env.sh key.toml join.key mount.log mnt node1 node2 node3; do
+for entry in env.sh key.toml join.key client.token mount.log mnt node1 node2 node3; do
     rm -rf "${DEMO:?}/$entry"
 done
 rmdir "$DEMO" 2>/dev/null || true

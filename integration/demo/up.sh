@@ -50,8 +50,10 @@ brick peer probe "${NET}3"
 brick volume create gv0 replica 3 "${NET}1:$DEMO/node1/brick/gv0" \
     "${NET}2:$DEMO/node2/brick/gv0" "${NET}3:$DEMO/node3/brick/gv0"
 brick volume start gv0
-mount.brick "${NET}1:/gv0" "$DEMO/mnt" \
-    -o "backup-volfile-servers=${NET}2:${NET}3,token=$DEMO/node1/state/local.token,log-file=$DEMO/mount.log"
+# A client's token is good for every peer: the mount outlives any of them.
+brick client add demo --out "$DEMO/client.token"
+mount.brick "${NET}1,${NET}2,${NET}3:/gv0" "$DEMO/mnt" \
+    -o "credential=$DEMO/client.token,log-file=$DEMO/mount.log"
 within 30 mounted "$DEMO/mnt" || { say "the volume is not mounted" >&2; exit 1; }
 echo "written by make demo" >"$DEMO/mnt/hello.txt"
 trap - EXIT

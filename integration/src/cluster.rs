@@ -225,21 +225,35 @@ impl Cluster {
     /// # Errors
     /// The mount fails.
     pub fn mount(&mut self, from: usize, volume: &str, options: &str) -> Result<Mount> {
-        let request = self.mount_request(from, volume, options);
-        Mount::new(request)
+        Mount::new(self.mount_request(from, volume, options)?)
     }
 
     /// The same, not mounted yet: for tests of what goes wrong.
-    pub fn mount_request(&mut self, from: usize, volume: &str, options: &str) -> Request {
+    ///
+    /// # Errors
+    /// The pool makes no token for the client.
+    pub fn mount_request(&mut self, from: usize, volume: &str, options: &str) -> Result<Request> {
         self.mounts += 1;
-        let client = self.network.as_ref().map(|n| n.space(self.nodes.len()).name.clone());
-        Request {
-            source: format!("{}:/{volume}", self.nodes[from].host),
+        let count = self.nodes.len();
+        let client = self.network.as_ref().map(|n| n.space(count).name.clone());
+        let hosts: Vec<&str> =
+            (0..count).map(|k| self.nodes[(from + k) % count].host.as_str()).collect();
+        Ok(Request {
+            source: format!("{}:/{volume}", hosts.join(",")),
             options: options.to_owned(),
             point: self.scratch.path().join(format!("mnt{}", self.mounts)),
-            token: self.nodes[from].state().join("local.token"),
+            token: self.client_token()?,
             space: client,
+        })
+    }
+
+    /// One token for all mounts of the test.
+    fn client_token(&self) -> Result<PathBuf> {
+        let file = self.scratch.path().join("client.token");
+        if !file.exists() {
+            self.brick(&["client", "add", "harness", "--out", &file.to_string_lossy()])?;
         }
+        Ok(file)
     }
 }
 

@@ -20,12 +20,12 @@ const UMOUNT_MAX: Duration = Duration::from_secs(30);
 /// What to mount where.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `host:/volume[/subdir]`.
+    /// `host[,host...]:/volume[/subdir]`.
     pub source: String,
     /// Comma-separated mount options, maybe empty.
     pub options: String,
     pub point: PathBuf,
-    /// Token file that local root uses.
+    /// Token file of a client: good for every peer, so that the mount outlives any of them.
     pub token: PathBuf,
     pub space: Option<String>,
 }
@@ -55,8 +55,8 @@ impl Mount {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let program = node::program("mount.brick")?;
         let mut command = netns::command(self.request.space.as_deref(), program.as_os_str());
-        command.arg("--foreground").arg(&self.request.source).arg(&self.request.point);
-        let token = format!("token={}", self.request.token.display());
+        command.arg("-f").arg(&self.request.source).arg(&self.request.point);
+        let token = format!("credential={}", self.request.token.display());
         let mut options = vec![token];
         if !self.request.options.is_empty() {
             options.push(self.request.options.clone());

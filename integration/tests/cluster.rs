@@ -152,17 +152,17 @@ fn a_mount_without_a_volume_or_a_credential_is_refused() {
             ensure!(error.to_lowercase().contains(word), "expected {word:?} in: {error}");
             Ok(())
         };
-        refused(cluster.mount_request(0, "no-such-volume", ""), "no-such-volume")?;
-        let mut bare = cluster.mount_request(0, "gv0", "");
+        refused(cluster.mount_request(0, "no-such-volume", "")?, "no-such-volume")?;
+        let mut bare = cluster.mount_request(0, "gv0", "")?;
         bare.token = cluster.path().join("no.token");
         refused(bare, "token")?;
-        let mut forged = cluster.mount_request(0, "gv0", "");
+        let mut forged = cluster.mount_request(0, "gv0", "")?;
         let text = fs::read_to_string(&forged.token)?;
         forged.token = cluster.path().join("forged.token");
         fs::write(&forged.token, with_other_secret(&text))?;
         refused(forged, "")?;
         cluster.brick(&["--mode=script", "volume", "stop", "gv0"])?;
-        refused(cluster.mount_request(0, "gv0", ""), "start")?;
+        refused(cluster.mount_request(0, "gv0", "")?, "start")?;
         cluster.passed();
         Ok(())
     });

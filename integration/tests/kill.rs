@@ -154,7 +154,7 @@ fn a_node_behind_cut_links_is_evicted_and_comes_back() {
     let needs = &[Need::Root, Need::Xfs, Need::Fuse, Need::Netns];
     test("a_node_behind_cut_links", needs, || {
         let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("cut") })?;
-        let mount = cluster.mount(0, "gv0", "backup-volfile-servers=10.77.0.12:10.77.0.13")?;
+        let mount = cluster.mount(0, "gv0", "")?;
         for round in 0..rounds() {
             let lead = cluster.lead("gv0")?;
             one(&mut cluster, &mount, Fault::Isolate, lead, 3000 + 3 * round)?;
