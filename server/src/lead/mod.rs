@@ -35,6 +35,8 @@ pub struct Lead {
     pub waiting: BTreeMap<u64, Pending>,
     /// Requests that wait for a lock, by the waiter's number.
     pub lock_waiting: BTreeMap<u64, Pending>,
+    /// The members are noting that a grace has ended: begun again in the next epoch.
+    pub noting: bool,
 }
 
 impl Lead {
@@ -44,6 +46,7 @@ impl Lead {
             locks: Locks::default(),
             waiting: BTreeMap::new(),
             lock_waiting: BTreeMap::new(),
+            noting: false,
         }
     }
 

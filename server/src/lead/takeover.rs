@@ -29,7 +29,7 @@ impl Core {
         match &mut self.lead {
             Some(lead) => {
                 lead.table.on_epoch(epoch);
-                if lead.table.serving() {
+                if lead.table.serving() || lead.noting {
                     self.start_noting(epoch);
                 }
             }
@@ -64,12 +64,16 @@ impl Core {
 
     /// Has every member note that the grace of `epoch` has ended.
     pub fn start_noting(&mut self, epoch: Epoch) {
+        if let Some(lead) = &mut self.lead {
+            lead.noting = true;
+        }
         self.spawn(|brick| async move {
             let note = ClearWindows { graced: epoch.0, ..ClearWindows::default() };
             if tell_all(&brick, epoch, &note).await
                 && let Some(lead) = &mut brick.core.borrow_mut().lead
             {
                 lead.table.graced(epoch);
+                lead.noting &= !lead.table.serving();
             }
         });
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use proto::PeerId;
 use proto_grpc::peer::Blob;
 use proto_grpc::peer::promise_client::PromiseClient;
@@ -41,6 +42,8 @@ pub trait PromiseHandler: Send + Sync + 'static {
     fn on_answer(&self, from: PeerId, answer: &[u8]);
     /// After each round: reports are due, `serve_until` is to be published.
     fn round(&self);
+    /// Returns when a round is due at once: a new epoch serves only with new promises.
+    fn hurry(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Starts the thread and its port. It ends with the process.
@@ -81,7 +84,10 @@ async fn run(pool: Pool, handler: Arc<dyn PromiseHandler>, listener: tokio::net:
     let mut rounds = tokio::time::interval(Duration::from_millis(PING_EVERY / MS));
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        rounds.tick().await;
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = handler.hurry() => rounds.reset(),
+        }
         let state = pool.state();
         for peer in handler.peers().iter().filter_map(|id| state.peers.get(id)) {
             if peer.id == pool.id() || !lock(&under_way).insert(peer.id) {

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures_util::future::BoxFuture;
 use proto::map::{SetMap, VolumeMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId};
 use proto_rules::promise::{JoinRefused, PromiseEvent, Promises};
 use proto_rules::time::MS;
 use proto_rules::{SetKey, Tick};
+use tokio::sync::Notify;
 
 use super::words::{AnswerMessage, PingMessage};
 use crate::brick::{Facts, Gate, now};
@@ -30,6 +32,8 @@ pub trait Reports: Send + Sync + 'static {
 pub struct Board {
     inner: Mutex<Inner>,
     reports: Arc<dyn Reports>,
+    /// A set is in a new epoch: ask for promises in it at once.
+    new_epoch: Notify,
 }
 
 struct Inner {
@@ -53,7 +57,7 @@ impl Board {
             heard: BTreeMap::new(),
             farewell: BTreeMap::new(),
         };
-        Self { inner: Mutex::new(inner), reports }
+        Self { inner: Mutex::new(inner), reports, new_epoch: Notify::new() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -100,8 +104,11 @@ impl Board {
             if inner.maps.get(&key).is_some_and(|known| known.epoch > set.epoch) {
                 continue;
             }
-            inner.maps.insert(key, set.clone());
+            let known = inner.maps.insert(key, set.clone());
             inner.promises.on_map(now(), key, set);
+            if known.is_none_or(|known| known.epoch < set.epoch) {
+                self.new_epoch.notify_one();
+            }
         }
         inner.publish();
     }
@@ -219,6 +226,10 @@ impl PromiseHandler for Board {
         self.report(events);
     }
 
+    fn hurry(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.new_epoch.notified())
+    }
+
     fn round(&self) {
         let inner = self.inner();
         inner.publish();
@@ -282,3 +293,7 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "board_test.rs"]
+mod tests;
