@@ -138,6 +138,19 @@ fn a_rejoined_member_serves_named_sessions_under_known_numbers() {
     assert_eq!(joiner.admit(at(0), &stranger, None), Verdict::Hold(Hold::AskSession));
 }
 
+/// Found by the simulation: the joiner's first map shows epoch 9, but the lead leads since 5, and
+/// the leases that it granted then are carried over.
+#[test]
+fn a_joiner_honours_leases_from_before_its_first_map() {
+    let (lead, table, held) = lead(&set_map(5, &[(1, InSync), (2, Syncing)]));
+    let mut joiner: Member<u32> = Member::new(brick(2), inc(20));
+    joiner.on_map(&set_map(9, &[(1, InSync), (2, Syncing)]), 1);
+    joiner.take_over(lead.hand_over([W].into_iter().filter(|s| table.knows(*s))));
+    joiner.set_serve_until(at(10_000));
+    joiner.on_map(&in_sync(10, &[1, 2]), 1);
+    assert_eq!(joiner.admit(at(0), &change(10, 1, 1, held), None), Verdict::Execute);
+}
+
 #[test]
 fn sessions_are_named_anew_by_a_new_lead() {
     let mut member = follower(&in_sync(5, &[1, 2]));

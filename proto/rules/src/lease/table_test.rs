@@ -245,6 +245,23 @@ fn a_silent_session_loses_its_leases_after_a_term_and_its_pins_after_30_s() {
     assert!(table.pinned(gfid(8), None));
 }
 
+/// Found by the simulation: the client counts a grant from sending its ask, not from the last
+/// renewal; until then nobody else may get the key.
+#[test]
+fn a_session_is_not_dead_before_its_latest_grant_has_run_out() {
+    let mut table = serving(5);
+    table.renew(at(0), W, LEASE_TERM, &[]).expect("alive");
+    take(&mut table, 1500, W, 1, Mode::Exclusive);
+    let dead = |commands: &[LeaseCommand]| {
+        commands.iter().any(|c| {
+            matches!(c, LeaseCommand::Settle { scope, .. } if scope.session == W && scope.key.is_none())
+        })
+    };
+    assert!(!dead(&table.tick(at(1600))));
+    assert!(!dead(&table.tick(at(3000))));
+    assert!(dead(&table.tick(at(3100))));
+}
+
 #[test]
 fn a_dead_session_that_says_hello_again_has_no_leases_and_keeps_its_pins() {
     let mut table = serving(5);

@@ -6,6 +6,7 @@ use proto::{BrickId, Epoch, Gfid, LeaseNumber, SessionId};
 
 use super::Member;
 use crate::lease::LeaseKey;
+use crate::lease::numbers::Numbers;
 use crate::window::SessionWindow;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,9 @@ impl<R: Clone> Member<R> {
     pub fn take_over(&mut self, state: HandOver<R>) {
         self.windows = crate::window::Windows::default();
         state.windows.into_iter().for_each(|w| self.windows.import(w));
+        // The lead's memory replaces the joiner's: a first map seen late in the lead's reign
+        // must not kill leases that the lead granted before (they are carried over).
+        self.numbers = Numbers::default();
         self.numbers.import(state.floor, state.dead_below, state.numbers);
         self.sessions = state.sessions.into_iter().collect();
         self.stale = super::stale::StaleMarks::default();

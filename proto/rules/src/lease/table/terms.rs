@@ -111,8 +111,8 @@ impl LeaseTable {
             });
             Some(until.max(recalled.overdue_at()))
         });
-        let sessions = self.sessions.values().filter_map(|s| match s.state {
-            SessionState::Alive => Some(s.renewed_until),
+        let sessions = self.sessions.iter().filter_map(|(id, s)| match s.state {
+            SessionState::Alive => Some(self.leased_until(id, s)),
             SessionState::Dead => Some(s.heard.after(SESSION_FORGET)),
             SessionState::Dying => None,
         });
@@ -162,13 +162,21 @@ impl LeaseTable {
         self.pump(now, key, commands);
     }
 
+    /// When everything has run out that the session may believe to hold: what was granted
+    /// after the last renewal runs from its grant.
+    fn leased_until(&self, id: &SessionId, session: &Session) -> Tick {
+        let held = session.keys.iter().filter_map(|key| self.holder(*id, *key));
+        let granted = held.map(|h| h.granted_at.after(given(LEASE_TERM)));
+        granted.fold(session.renewed_until, Tick::max)
+    }
+
     fn ended_sessions(&self, now: Tick) -> Vec<(SessionId, SessionState)> {
-        let ended = |s: &Session| match s.state {
-            SessionState::Alive if now > s.renewed_until => Some(SessionState::Dying),
+        let ended = |id: &SessionId, s: &Session| match s.state {
+            SessionState::Alive if now > self.leased_until(id, s) => Some(SessionState::Dying),
             SessionState::Dead if now.since(s.heard) > SESSION_FORGET => Some(SessionState::Dead),
             _ => None,
         };
-        self.sessions.iter().filter_map(|(id, s)| ended(s).map(|next| (*id, next))).collect()
+        self.sessions.iter().filter_map(|(id, s)| ended(id, s).map(|next| (*id, next))).collect()
     }
 
     /// The session missed all renewals of a term: its leases end and are settled as a whole.
