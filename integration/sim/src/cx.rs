@@ -14,10 +14,20 @@ use crate::plant::Plant;
 use crate::rng::Rng;
 
 pub enum Out {
-    Send { to: Proc, chan: Chan, msg: Msg },
+    Send {
+        to: Proc,
+        chan: Chan,
+        msg: Msg,
+    },
     /// Comes back to the process after that much true time.
-    After { wait: Nanos, what: Later },
-    Propose { term: u64, entry: SetEntry },
+    After {
+        wait: Nanos,
+        what: Later,
+    },
+    Propose {
+        term: u64,
+        entry: SetEntry,
+    },
 }
 
 /// What a process does later, of its own.
@@ -25,7 +35,11 @@ pub enum Out {
 pub enum Later {
     Tick,
     /// A request that has passed the gate is executed.
-    Execute { from: Proc, chan: Chan, request: std::rc::Rc<crate::msg::Request> },
+    Execute {
+        from: Proc,
+        chan: Chan,
+        request: std::rc::Rc<crate::msg::Request>,
+    },
 }
 
 pub struct Cx<'a> {

@@ -96,7 +96,9 @@ fn draw(rng: &mut Rng, cast: Cast, at: Nanos, span: Nanos, plan: &mut Vec<(Nanos
             plan.push((end + 500 * MS, Fault::Start(brick)));
         }
         86..91 => plan.push((at, Fault::Misanswer(brick))),
-        91..96 => plan.extend([(at, Fault::ClientCrash(client)), (end, Fault::ClientStart(client))]),
+        91..96 => {
+            plan.extend([(at, Fault::ClientCrash(client)), (end, Fault::ClientStart(client))])
+        }
         _ => plan.extend([(at, Fault::ClientPause(client)), (end, Fault::Resume(client))]),
     }
 }

@@ -109,8 +109,7 @@ fn run_some(first: u64, seeds: u64, plant: Plant, stop: bool) -> Report {
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let all = shared.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     // Replay is exact: the same seed again, with its events.
-    let failed =
-        all.failed.map(|(seed, broken)| (seed, broken, run(seed, plant, TRACE).trace));
+    let failed = all.failed.map(|(seed, broken)| (seed, broken, run(seed, plant, TRACE).trace));
     Report {
         seeds,
         coverage: all.coverage,

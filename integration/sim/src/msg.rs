@@ -13,8 +13,8 @@ use proto_rules::member::handover::HandOver;
 use proto_rules::promise::{Answer, Ping};
 use proto_rules::restart::Report;
 use proto_rules::set::SetEntry;
-use proto_rules::time::Nanos;
 use proto_rules::settle::MemberList;
+use proto_rules::time::Nanos;
 
 use crate::model::change::{Change, Name, Outcome};
 use crate::model::store::{ChangeLog, Inode, Piece};
@@ -28,18 +28,39 @@ pub struct Map {
 
 #[derive(Clone, Debug)]
 pub enum Msg {
-    Ping { ping: Ping, map: Map, interval: Interval },
-    Answer { answer: Answer, map: Map, interval: Interval },
+    Ping {
+        ping: Ping,
+        map: Map,
+        interval: Interval,
+    },
+    Answer {
+        answer: Answer,
+        map: Map,
+        interval: Interval,
+    },
     Map(Map),
     /// To the pool's leader, whoever the sender believes that is.
     Word(Word),
     /// The leader asks a member to stop promising the victim.
-    Stop { epoch: Epoch, victim: BrickId },
-    Call { id: u64, epoch: Epoch, call: Rc<Call> },
-    Done { id: u64, done: Done },
+    Stop {
+        epoch: Epoch,
+        victim: BrickId,
+    },
+    Call {
+        id: u64,
+        epoch: Epoch,
+        call: Rc<Call>,
+    },
+    Done {
+        id: u64,
+        done: Done,
+    },
     Request(Rc<Request>),
     Reply(Reply),
-    Recall { lease: Lease, keep: Mode },
+    Recall {
+        lease: Lease,
+        keep: Mode,
+    },
     MapAsk,
 }
 
@@ -62,24 +83,49 @@ pub enum Call {
     /// What of an inode a settle copies: asked of the source, installed at the targets.
     Fetch(Vec<Touch>),
     Pieces(Vec<Piece>),
-    Clear { settled: Vec<(SessionId, Seq)>, ended: Vec<(SessionId, bool)>, graced: Option<Epoch> },
-    Vouch { session: SessionId, lease: Option<(LeaseKey, LeaseNumber)> },
-    Mark { marks: Vec<(BrickId, Gfid)>, clear: bool },
-    Changed { since: Option<Interval> },
+    Clear {
+        settled: Vec<(SessionId, Seq)>,
+        ended: Vec<(SessionId, bool)>,
+        graced: Option<Epoch>,
+    },
+    Vouch {
+        session: SessionId,
+        lease: Option<(LeaseKey, LeaseNumber)>,
+    },
+    Mark {
+        marks: Vec<(BrickId, Gfid)>,
+        clear: bool,
+    },
+    Changed {
+        since: Option<Interval>,
+    },
     Inspect(Vec<Gfid>),
-    AgreeJoin { brick: BrickId, incarnation: Incarnation },
+    AgreeJoin {
+        brick: BrickId,
+        incarnation: Incarnation,
+    },
     /// Joiner to lead: hold changes back and ship the rest since that interval.
-    Pause { since: Option<Interval> },
+    Pause {
+        since: Option<Interval>,
+    },
     /// The joiner gives the pause up before anybody agreed.
     EndPause,
     /// One inode as a good copy has it, for a member whose copy is marked stale.
-    Install { gfid: Gfid, inode: Option<Inode> },
-    Withdraw { incarnation: Incarnation },
+    Install {
+        gfid: Gfid,
+        inode: Option<Inode>,
+    },
+    Withdraw {
+        incarnation: Incarnation,
+    },
 }
 
 #[derive(Clone, Debug)]
 pub enum Done {
-    Unsettled { list: MemberList, graced: Epoch },
+    Unsettled {
+        list: MemberList,
+        graced: Epoch,
+    },
     Pieces(Vec<Piece>),
     Ok,
     /// Not now: the call is made again.
@@ -87,7 +133,11 @@ pub enum Done {
     Refused,
     Vouched(bool),
     /// `all`: the log does not reach back so far; these are all inodes there are.
-    Changed { gfids: BTreeSet<Gfid>, all: bool, current: Interval },
+    Changed {
+        gfids: BTreeSet<Gfid>,
+        all: bool,
+        current: Interval,
+    },
     Inodes(Vec<(Gfid, Option<Inode>)>),
     Rest(Rc<Rest>),
 }
@@ -141,10 +191,26 @@ pub struct Reply {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ans {
     Done,
+    /// By the lead: a new inode's lease comes along.
+    Created {
+        lease: Lease,
+        term: Nanos,
+    },
     /// Wall time of the lead, for stamps.
-    Renewed { term: Nanos, overdue: Vec<LeaseKey>, wall: u64 },
-    Reclaimed { answer: Reclaimed, term: Nanos, wall: u64 },
-    Granted { lease: Lease, term: Nanos },
+    Renewed {
+        term: Nanos,
+        overdue: Vec<LeaseKey>,
+        wall: u64,
+    },
+    Reclaimed {
+        answer: Reclaimed,
+        term: Nanos,
+        wall: u64,
+    },
+    Granted {
+        lease: Lease,
+        term: Nanos,
+    },
     Value(u64),
     Attr(u64, u64),
     Name(Option<Gfid>),

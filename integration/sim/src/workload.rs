@@ -7,7 +7,7 @@ use crate::model::change::{BLOCKS, Name};
 use crate::model::store::{Image, Inode};
 use crate::rng::Rng;
 
-pub const FILES: u8 = 3;
+pub const FILES: u8 = 8;
 pub const DIRS: u8 = 2;
 pub const NAMES: Name = 4;
 

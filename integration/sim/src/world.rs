@@ -97,11 +97,8 @@ impl World {
         let voters = if peers == 5 { (0..5).collect() } else { (0..3).collect() };
         let needed = if bricks == 3 { 2 } else { 1 };
         let shared = Map { version: 1, set: Rc::new(map.clone()) };
-        let lasting = || Lasting {
-            map: shared.clone(),
-            store: Store::new(workload::image()),
-            boot: 1,
-        };
+        let lasting =
+            || Lasting { map: shared.clone(), store: Store::new(workload::image()), boot: 1 };
         let procs = (0..peers + clients).map(|_| Process {
             up: true,
             paused: false,
@@ -425,7 +422,9 @@ impl World {
         let all = map.members.iter().all(|m| m.state == MemberState::InSync);
         let idle = self.clients.iter().all(|c| c.ops.is_empty());
         let peers = self.peers[..self.cast.bricks].iter();
-        all && idle && self.issued >= OPERATIONS && self.finals.is_empty()
+        all && idle
+            && self.issued >= OPERATIONS
+            && self.finals.is_empty()
             && peers.clone().all(|p| p.settled_down(map.epoch))
     }
 
@@ -526,7 +525,12 @@ fn new_map(bricks: usize) -> SetMap {
         incarnation: Incarnation(0),
         reason: String::new(),
     };
-    SetMap { id: SetId(0), epoch: Epoch::NONE, lead: None, members: (0..bricks).map(member).collect() }
+    SetMap {
+        id: SetId(0),
+        epoch: Epoch::NONE,
+        lead: None,
+        members: (0..bricks).map(member).collect(),
+    }
 }
 
 pub fn new_client(at: usize, life: u32, map: &Map) -> Client {

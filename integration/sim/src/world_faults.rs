@@ -145,7 +145,7 @@ impl World {
         self.lost.insert((brick, named));
         let all = self.pool.map.in_sync().all(|m| self.lost.contains(&(m.brick, m.incarnation)));
         if all {
-            self.oracle.history.cuts.push(self.now);
+            self.oracle.memory_lost = true;
             self.note(|| "all memory is lost".to_owned());
         }
     }

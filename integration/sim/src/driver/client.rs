@@ -49,6 +49,8 @@ pub struct Client {
     lead_seen: Option<(BrickId, Incarnation)>,
     /// Every key ever asked for.
     pub asked_keys: BTreeSet<LeaseKey>,
+    /// A refused ask is made again after a pause.
+    pub next_ask: Tick,
     next_hello: Tick,
     next_renew: Tick,
     /// Lead's wall time at the last renewal, and when that was sent.
@@ -77,6 +79,7 @@ impl Client {
             reclaiming: false,
             lead_seen: None,
             asked_keys: BTreeSet::new(),
+            next_ask: Tick::ZERO,
             next_hello: Tick::ZERO,
             next_renew: Tick::ZERO,
             stamp_base: (1, Tick::ZERO),
@@ -108,6 +111,13 @@ impl Client {
                 let action = self.cache.on_recall(lease, keep);
                 cx.note(|me| format!("c{} recall {lease:?} -> {action:?}", me));
                 self.act(cx, action);
+                let asking = |f: &Flight| f.purpose == Purpose::Ask(lease.key);
+                if action == RecallAction::Wait && !self.flights.values().any(asking) {
+                    // Granted to an ask whose answer was lost: there is nothing to wait for.
+                    if let Some(action) = self.cache.no_grant_coming(lease.key) {
+                        self.act(cx, action);
+                    }
+                }
                 self.give_back(cx);
             }
             _ => {}
@@ -131,6 +141,13 @@ impl Client {
             self.forget_cached(key);
         }
         let new_lead = self.lead_seen.is_some_and(|seen| seen != targets.lead);
+        if new_lead {
+            // After the loss of all memory the set may have gone back behind what is cached
+            // clean here: a lease that is reclaimed does not vouch for it.
+            self.blocks.clear();
+            self.attrs.clear();
+            self.names.clear();
+        }
         if self.known && new_lead {
             self.reclaiming = true;
             self.next_hello = cx.tick;

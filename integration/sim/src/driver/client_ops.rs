@@ -8,7 +8,7 @@ use proto_rules::txn::read::{ReadCommand, ReadTxn};
 use proto_rules::txn::{Targets, Txn, TxnCommand};
 
 use super::client::Client;
-use super::client_wire::Purpose;
+use super::client_wire::{Flight, Purpose};
 use crate::cx::{Cx, brick_of, proc_of};
 use crate::invariant::history::{Kind, Res};
 use crate::model::change::{BLOCK_BYTES, Change, Name, Outcome};
@@ -64,6 +64,8 @@ pub struct Op {
     queued: bool,
     answered: bool,
     diverged: Option<Vec<BrickId>>,
+    /// The new inode's lease, from the lead's answer: counted from that request's sending.
+    created: Option<(Tick, u64, Lease)>,
     lost: Vec<BrickId>,
 }
 
@@ -105,6 +107,7 @@ impl Client {
             queued: false,
             answered: false,
             diverged: None,
+            created: None,
             lost: Vec::new(),
         };
         self.ops.insert(self.next_id, op);
@@ -159,7 +162,7 @@ impl Client {
         if asking || !self.cache.may_ask(key) || !self.known || self.reclaiming {
             return;
         }
-        if self.giving.contains_key(&key) {
+        if self.giving.contains_key(&key) || cx.tick < self.next_ask {
             return;
         }
         self.asked_keys.insert(key);
@@ -277,7 +280,8 @@ impl Client {
         if let Some(plan) = self.missing(now, &keys) {
             return plan;
         }
-        let (source, target) = match (self.name_under(from.0, from.1), self.name_under(to.0, to.1)) {
+        let (source, target) = match (self.name_under(from.0, from.1), self.name_under(to.0, to.1))
+        {
             (Err(plan), _) | (_, Err(plan)) => return plan,
             (Ok(source), Ok(target)) => (source, target),
         };
@@ -372,8 +376,11 @@ impl Client {
     }
 
     fn forget_touched(&mut self, id: u64) {
-        let gfids: Vec<Gfid> =
-            self.ops.get(&id).map(|op| op.touches().iter().map(Touch::gfid).collect()).unwrap_or_default();
+        let gfids: Vec<Gfid> = self
+            .ops
+            .get(&id)
+            .map(|op| op.touches().iter().map(Touch::gfid).collect())
+            .unwrap_or_default();
         for gfid in gfids {
             self.forget_cached(LeaseKey::Inode(gfid));
             self.forget_cached(LeaseKey::Part(gfid));
@@ -390,7 +397,7 @@ impl Client {
 
     fn change_done(&mut self, cx: &mut Cx<'_>, id: u64, outcome: Outcome) {
         self.forget_touched(id);
-        if let Some(Op { body: Some(Body::Change(change)), stamp, under, .. }) = self.ops.get(&id)
+        if let Some(Op { body: Some(Body::Change(change)), stamp, created, .. }) = self.ops.get(&id)
             && outcome.is_ok()
         {
             match *change {
@@ -402,12 +409,9 @@ impl Client {
                 }
                 Change::Create { dir, name, gfid } => {
                     self.names.insert((dir, name), Some(gfid));
-                    let key = LeaseKey::Inode(gfid);
-                    let rest = self.cache.rest(cx.tick, LeaseKey::Part(dir));
-                    if let (Some((_, number)), true) = (under.first(), rest > 0) {
-                        let lease = Lease { key, mode: Mode::Exclusive, number: *number };
-                        self.asked_keys.insert(key);
-                        if let Some(action) = self.cache.on_granted(cx.tick, rest, lease) {
+                    if let Some((sent, term, lease)) = *created {
+                        self.asked_keys.insert(lease.key);
+                        if let Some(action) = self.cache.on_granted(sent, term, lease) {
                             self.act(cx, action);
                         }
                     }
@@ -438,11 +442,15 @@ impl Client {
         cx.oracle.finished(cx.me, cx.now, hist, thread, res);
     }
 
-    pub fn change_answered(&mut self, cx: &mut Cx<'_>, id: u64, from: Proc, epoch: proto::Epoch, reply: Reply) {
-        let now = cx.tick;
-        let Some(txn) = self.ops.get_mut(&id).and_then(|op| op.txn.as_mut()) else { return };
+    pub fn change_answered(&mut self, cx: &mut Cx<'_>, id: u64, flight: &Flight, reply: Reply) {
+        let (now, from, epoch) = (cx.tick, flight.to, flight.epoch);
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Some(txn) = op.txn.as_mut() else { return };
         if epoch != txn.epoch() {
             return;
+        }
+        if let Ok(Ans::Created { lease, term }) = &reply.result {
+            op.created = Some((flight.sent, *term, *lease));
         }
         let member = brick_of(from);
         let commands = match reply.result {
@@ -497,6 +505,7 @@ impl Client {
             op.lost.clear();
             if let Some(txn) = op.txn.as_mut() {
                 op.diverged = None;
+                op.created = None;
                 let commands = txn.on_map(targets.clone());
                 self.run_txn(cx, id, commands);
                 continue;
@@ -582,7 +591,14 @@ impl Client {
         }
     }
 
-    pub fn read_answered(&mut self, cx: &mut Cx<'_>, id: u64, from: Proc, epoch: proto::Epoch, reply: Reply) {
+    pub fn read_answered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: u64,
+        from: Proc,
+        epoch: proto::Epoch,
+        reply: Reply,
+    ) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let Some((read, wish, changes)) = op.read.as_mut() else { return };
         let (wish, changes) = (*wish, *changes);
@@ -634,7 +650,9 @@ impl Client {
     }
 
     pub fn read_lost(&mut self, cx: &mut Cx<'_>, id: u64, to: Proc) {
-        let Some((read, ..)) = self.ops.get_mut(&id).and_then(|op| op.read.as_mut()) else { return };
+        let Some((read, ..)) = self.ops.get_mut(&id).and_then(|op| op.read.as_mut()) else {
+            return;
+        };
         let commands = read.on_lost(cx.tick, brick_of(to));
         self.run_read(cx, id, commands);
     }

@@ -6,7 +6,7 @@ use proto::fop::{LeaseKey, Mode};
 use proto::{BrickId, Epoch, Failure, Incarnation, Refusal, Seq};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
-use proto_rules::time::MS;
+use proto_rules::time::{MS, RETRY_AFTER};
 use proto_rules::txn::Targets;
 
 use super::client::Client;
@@ -68,7 +68,8 @@ impl Client {
             body,
         };
         let chan = *cx.rng.pick(&DATA);
-        let flight = Flight { to, chan, sent: cx.tick, lead: targets.lead, epoch: targets.epoch, purpose };
+        let flight =
+            Flight { to, chan, sent: cx.tick, lead: targets.lead, epoch: targets.epoch, purpose };
         self.flights.insert(id, flight);
         cx.send(to, chan, Msg::Request(Rc::new(request)));
     }
@@ -86,7 +87,7 @@ impl Client {
             Purpose::Reclaim => self.reclaimed(cx, &flight, reply),
             Purpose::Ask(key) => self.granted(cx, &flight, key, reply),
             Purpose::Return(lease) => self.returned(lease, &reply),
-            Purpose::Change(op) => self.change_answered(cx, op, from, flight.epoch, reply),
+            Purpose::Change(op) => self.change_answered(cx, op, &flight, reply),
             Purpose::Read(op) => self.read_answered(cx, op, from, flight.epoch, reply),
             Purpose::Diverged(op) => self.marked(cx, op, &reply),
         }
@@ -158,6 +159,7 @@ impl Client {
                 if let Some(action) = self.cache.no_grant_coming(key) {
                     self.act(cx, action);
                 }
+                self.next_ask = cx.tick.after(RETRY_AFTER);
                 self.may_lose(cx, flight, &reply);
             }
         }
@@ -185,7 +187,8 @@ impl Client {
 
     pub fn stale_flights(&mut self, cx: &mut Cx<'_>) {
         let old = |f: &Flight| cx.tick.since(f.sent) >= FLIGHT_MAX;
-        let lost: Vec<u64> = self.flights.iter().filter(|(_, f)| old(f)).map(|(id, _)| *id).collect();
+        let lost: Vec<u64> =
+            self.flights.iter().filter(|(_, f)| old(f)).map(|(id, _)| *id).collect();
         self.lose(cx, lost);
     }
 

@@ -45,8 +45,7 @@ impl Peer {
             self.run_join(cx, commands);
         } else if syncing {
             let last_durable = Some(Interval(self.lasting.store.facts.checkpoint));
-            let (rules, commands) =
-                Joiner::start(self.brick, self.incarnation, &map, last_durable);
+            let (rules, commands) = Joiner::start(self.brick, self.incarnation, &map, last_durable);
             self.joiner = Some(Sink {
                 rules,
                 left: Vec::new(),
@@ -149,7 +148,13 @@ impl Peer {
 
     /// The lead's list and this brick's own late entries: what its log, its crash and its
     /// former rounds say (traps 11, 13; what it took from another lead is in its log too).
-    fn listed(&mut self, cx: &mut Cx<'_>, lead: BTreeSet<Gfid>, all: bool, current: Interval) -> Vec<JoinCommand> {
+    fn listed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        lead: BTreeSet<Gfid>,
+        all: bool,
+        current: Interval,
+    ) -> Vec<JoinCommand> {
         let store = &self.lasting.store;
         let own = match store.book.answer(Some(Interval(store.facts.checkpoint))) {
             LogAnswer::Since(since) => store.changed_since(since.0),
@@ -251,10 +256,19 @@ impl Peer {
         }
     }
 
-    fn answer_call(&mut self, cx: &mut Cx<'_>, from: Proc, id: u64, epoch: Epoch, call: &Call) -> Option<Done> {
+    fn answer_call(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Proc,
+        id: u64,
+        epoch: Epoch,
+        call: &Call,
+    ) -> Option<Done> {
         if let Call::Withdraw { incarnation } = call {
-            if *incarnation == self.incarnation && self.joiner.is_some() {
-                self.never_serve(cx);
+            if *incarnation == self.incarnation && epoch == self.member.epoch() {
+                let commands =
+                    self.joiner.as_mut().map(|j| j.rules.on_disagreed()).unwrap_or_default();
+                self.run_join(cx, commands);
             }
             return Some(Done::Ok);
         }
@@ -294,7 +308,9 @@ impl Peer {
                 Done::Vouched(table.knows(*session) && leased)
             }
             Call::Mark { marks, clear } => {
-                self.note_marks(marks, *clear);
+                if self.installed.insert((from, id)) {
+                    self.note_marks(marks, *clear);
+                }
                 Done::Ok
             }
             Call::AgreeJoin { brick, incarnation } => {

@@ -9,7 +9,7 @@ use proto_rules::heal::log::{Interval, LogAnswer};
 use proto_rules::lease::table::{Ask, LeaseCommand, term};
 use proto_rules::member::stale::Marking;
 use proto_rules::set::SetEntry;
-use proto_rules::time::{JOIN_PAUSE, MS};
+use proto_rules::time::{JOIN_PAUSE, LEASE_TERM, MS, given};
 
 use super::peer::{Peer, Why};
 use super::stale::STALE_HEALER;
@@ -78,8 +78,12 @@ impl Peer {
                 })
                 .map_err(Failure::from),
             Body::Ask { key, mode } => {
-                let ask = Ask { session, id: request.id, key: *key, mode: *mode, only_if_free: false };
-                self.asks.insert((session, request.id), AskFrom { from, chan, request: request.clone() });
+                let ask =
+                    Ask { session, id: request.id, key: *key, mode: *mode, only_if_free: false };
+                self.asks.insert(
+                    (session, request.id),
+                    AskFrom { from, chan, request: request.clone() },
+                );
                 let commands = table.ask(cx.tick, ask);
                 return self.run_lease(cx, commands);
             }
@@ -142,7 +146,7 @@ impl Peer {
                     }
                     self.start_settle(cx, Some(scope), raise);
                 }
-                LeaseCommand::NoteGraced { epoch } => self.note_graced(cx, epoch),
+                LeaseCommand::NoteGraced { epoch } => self.grace_over = Some(epoch),
                 LeaseCommand::Forget { session, .. } => self.tell_ended(cx, session, true),
             }
         }
@@ -189,7 +193,14 @@ impl Peer {
     }
 
     /// Every in-sync member notes the marks durably; then the client may acknowledge.
-    fn mark(&mut self, cx: &mut Cx<'_>, from: Proc, chan: Chan, request: &Request, marks: Vec<(BrickId, Gfid)>) {
+    fn mark(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Proc,
+        chan: Chan,
+        request: &Request,
+        marks: Vec<(BrickId, Gfid)>,
+    ) {
         cx.hit("stale: mark");
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
         self.note_marks(&marks, false);
@@ -238,12 +249,23 @@ impl Peer {
             let commands = table.tick(cx.tick);
             self.run_lease(cx, commands);
         }
+        if cx.tick > self.leases_end
+            && let Some(epoch) = self.grace_over.take()
+        {
+            self.note_graced(cx, epoch);
+        }
         self.tick_pause(cx);
         self.tick_stale(cx);
     }
 
     /// A joiner wants the rest: changes wait, and what is being executed ends first.
-    pub fn on_pause(&mut self, cx: &mut Cx<'_>, from: Proc, call: u64, since: Option<Interval>) -> Option<Done> {
+    pub fn on_pause(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Proc,
+        call: u64,
+        since: Option<Interval>,
+    ) -> Option<Done> {
         let joiner = crate::cx::brick_of(from);
         let Some(incarnation) = self.map().member(joiner).map(|m| m.incarnation) else {
             return Some(Done::Refused);
@@ -341,10 +363,28 @@ impl Peer {
         self.table = None;
         self.settles.clear();
         self.graced_wait = None;
+        self.grace_over = None;
         self.markings.clear();
         self.asks.clear();
         self.pause = None;
         self.stale_job = None;
+    }
+
+    /// An evicted lead's leases ran out with the promises that were waited for. One that
+    /// restarted or left ended its promises at once: its leases run on.
+    pub fn note_old_leases(&mut self, cx: &Cx<'_>, new: &proto::map::SetMap) {
+        let Some(old) = self.member.map() else {
+            self.leases_end = cx.tick.after(given(LEASE_TERM));
+            return;
+        };
+        let lead = |map: &proto::map::SetMap| {
+            map.lead.and_then(|l| map.member(l)).map(|m| (m.brick, m.incarnation))
+        };
+        let before = old.lead.and_then(|l| new.member(l));
+        let waited = before.is_some_and(|m| m.reason == super::leader::SILENT);
+        if lead(old) != lead(new) && !waited {
+            self.leases_end = cx.tick.after(given(LEASE_TERM));
+        }
     }
 
     pub fn tell_leader_of_map(&self, cx: &mut Cx<'_>, to: Proc) {

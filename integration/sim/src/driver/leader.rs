@@ -13,6 +13,8 @@ use crate::cx::{Cx, Out, peer_of, proc_of};
 use crate::model::net::{CONTROL, Proc};
 use crate::msg::{Msg, Word};
 
+/// Why a member was evicted after its promises were waited for.
+pub const SILENT: &str = "silent";
 /// A report counts this long.
 const REPORT_AGE: u64 = 700 * MS;
 /// The leader asks again for what was not done.
@@ -47,7 +49,7 @@ impl Peer {
                 }
             }
             Word::StopReady { epoch, victim } => {
-                let reason = "silent".to_owned();
+                let reason = SILENT.to_owned();
                 let whole_peer = cx.rng.percent(50);
                 let entry = if whole_peer {
                     SetEntry::EvictPeer { epoch, peer: peer_of(proc_of(victim)), reason }
@@ -85,8 +87,12 @@ impl Peer {
         let map = self.lasting.map.set.clone();
         let silent: BTreeSet<BrickId> = map
             .in_sync()
-            .filter(|m| self.leader.heard.get(&m.brick)
-                .is_none_or(|(at, _)| cx.tick.since(*at) >= SUSPECT_AFTER))
+            .filter(|m| {
+                self.leader
+                    .heard
+                    .get(&m.brick)
+                    .is_none_or(|(at, _)| cx.tick.since(*at) >= SUSPECT_AFTER)
+            })
             .map(|m| m.brick)
             .collect();
         let mut lacks = BTreeSet::new();
@@ -122,9 +128,9 @@ impl Peer {
         let now = cx.tick;
         let heard = &self.leader.heard;
         let alive = |brick: BrickId, incarnation: Incarnation| {
-            heard.get(&brick).is_some_and(|(at, i)| {
-                *i == incarnation && now.since(*at) < SUSPECT_AFTER
-            })
+            heard
+                .get(&brick)
+                .is_some_and(|(at, i)| *i == incarnation && now.since(*at) < SUSPECT_AFTER)
         };
         if let Decision::Propose(entry) = self.leader.restart.decide(now, &map, alive) {
             self.propose(cx, entry);

@@ -9,7 +9,7 @@ use proto_rules::Tick;
 use proto_rules::heal::log::{Interval, IntervalClock};
 use proto_rules::lease::table::LeaseTable;
 use proto_rules::member::{Member, MemberCommand};
-use proto_rules::promise::{Promises, PromiseEvent};
+use proto_rules::promise::{PromiseEvent, Promises};
 use proto_rules::restart::Report;
 use proto_rules::time::{MS, PING_EVERY};
 
@@ -75,6 +75,9 @@ pub struct Peer {
     pub heard: BTreeSet<proto::SessionId>,
     /// Members that have yet to note an epoch as graced.
     pub graced_wait: Option<(Epoch, u32)>,
+    /// Leases of the lead before may run until then: nothing is granted earlier.
+    pub leases_end: Tick,
+    pub grace_over: Option<Epoch>,
     pub markings: BTreeMap<u64, super::lead::MarkJob>,
     pub asks: BTreeMap<(proto::SessionId, u64), super::lead::AskFrom>,
     pub pause: Option<super::lead::Pause>,
@@ -109,6 +112,8 @@ impl Peer {
             settles: BTreeMap::new(),
             heard: BTreeSet::new(),
             graced_wait: None,
+            leases_end: Tick::ZERO,
+            grace_over: None,
             markings: BTreeMap::new(),
             asks: BTreeMap::new(),
             pause: None,
@@ -130,8 +135,15 @@ impl Peer {
         let lasting = std::mem::replace(
             &mut self.lasting,
             Lasting {
-                map: Map { version: 0, set: Rc::new(SetMap {
-                    id: proto::SetId(0), epoch: Epoch::NONE, lead: None, members: Vec::new() }) },
+                map: Map {
+                    version: 0,
+                    set: Rc::new(SetMap {
+                        id: proto::SetId(0),
+                        epoch: Epoch::NONE,
+                        lead: None,
+                        members: Vec::new(),
+                    }),
+                },
                 store: Store::new(crate::model::store::Image::new()),
                 boot: 0,
             },
@@ -196,6 +208,7 @@ impl Peer {
             return;
         }
         self.promises.on_map(cx.tick, set_key(), &map.set);
+        self.note_old_leases(cx, &map.set);
         let commands = self.member.on_map(&map.set, self.needed);
         if self.member.in_sync() {
             let facts = &mut self.lasting.store.facts;
@@ -206,9 +219,8 @@ impl Peer {
         cx.note(|me| format!("p{} map v{} {:?} -> {commands:?}", me, map.version, short(&map.set)));
         self.run_member(cx, commands);
         let mine = map.set.member(self.brick);
-        let syncing = mine.is_some_and(|m| {
-            m.state == MemberState::Syncing && m.incarnation == self.incarnation
-        });
+        let syncing = mine
+            .is_some_and(|m| m.state == MemberState::Syncing && m.incarnation == self.incarnation);
         self.on_syncing(cx, syncing);
     }
 
@@ -442,7 +454,8 @@ pub fn short(map: &SetMap) -> String {
 impl Peer {
     /// Nothing is left to do here: for the end of the quiet phase.
     pub fn settled_down(&self, epoch: Epoch) -> bool {
-        let serving = !self.member.is_lead() || self.table.as_ref().is_some_and(LeaseTable::serving);
+        let serving =
+            !self.member.is_lead() || self.table.as_ref().is_some_and(LeaseTable::serving);
         self.member.epoch() == epoch
             && self.member.in_sync()
             && serving
@@ -452,7 +465,8 @@ impl Peer {
 
     pub fn state(&self) -> String {
         format!(
-            "in-sync {} lead {} serving {:?} settles {} stale {} serve_until {:?} joiner {} calls {:?}",
+            "agreed {:?} in-sync {} lead {} serving {:?} settles {} stale {} serve_until {:?} joiner {} calls {:?}",
+            self.promises.agreed_join(set_key(), self.brick),
             self.member.in_sync(),
             self.member.is_lead(),
             self.table.as_ref().map(LeaseTable::serving),

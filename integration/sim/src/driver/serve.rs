@@ -65,8 +65,17 @@ impl Peer {
         }
         let head = head(&request);
         let verdict = self.member.admit(cx.tick, &head, self.table.as_ref());
-        cx.note(|me| format!("p{} {:?} s{} seq{} e{} -> {}", me, request.body, request.session,
-            request.seq, request.epoch, brief(&verdict)));
+        cx.note(|me| {
+            format!(
+                "p{} {:?} s{} seq{} e{} -> {}",
+                me,
+                request.body,
+                request.session,
+                request.seq,
+                request.epoch,
+                brief(&verdict)
+            )
+        });
         match verdict {
             Verdict::Serve => {
                 self.served(cx);
@@ -113,7 +122,8 @@ impl Peer {
                 (Err(Errno::ESTALE), change.touches().first().map(proto::fop::Touch::gfid))
             }
             Body::Change(change) => {
-                let done = store.execute(change, request.stamp, request.resend, self.interval.current().0);
+                let done =
+                    store.execute(change, request.stamp, request.resend, self.interval.current().0);
                 (done, change.touches().first().map(proto::fop::Touch::gfid))
             }
             Body::Fsync { gfid } => (store.fsync(*gfid), Some(*gfid)),
@@ -131,11 +141,6 @@ impl Peer {
             }
         }
         self.member.finish(request.session, request.seq, outcome);
-        self.reply_outcome(cx, from, chan, request, outcome);
-        self.pause_may_be_quiet(cx);
-    }
-
-    fn reply_outcome(&mut self, cx: &mut Cx<'_>, from: Proc, chan: Chan, request: &Request, outcome: Outcome) {
         // The lead's table learns who created what (the creator's lease) before anybody asks.
         if let (Ok(()), Body::Change(crate::model::change::Change::Create { gfid, dir, .. })) =
             (outcome, &request.body)
@@ -145,11 +150,47 @@ impl Peer {
         {
             table.created(cx.tick, request.session, *gfid, *number);
         }
-        let result = outcome.map(|()| Ans::Done).map_err(Failure::from);
+        self.reply_outcome(cx, from, chan, request, (outcome, true));
+        self.pause_may_be_quiet(cx);
+    }
+
+    fn reply_outcome(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Proc,
+        chan: Chan,
+        request: &Request,
+        (outcome, first): (Outcome, bool),
+    ) {
+        let result = outcome.map(|()| self.done(cx, request, first)).map_err(Failure::from);
         self.answer(cx, from, chan, request, result);
     }
 
-    fn replay(&mut self, cx: &mut Cx<'_>, from: Proc, chan: Chan, request: &Request, outcome: Outcome) {
+    /// The lead's answer to a create brings the creator's lease, if it (still) holds it.
+    /// A re-sent one brings no term: the next renewal does.
+    fn done(&self, cx: &Cx<'_>, request: &Request, first: bool) -> Ans {
+        let Body::Change(crate::model::change::Change::Create { gfid, .. }) = &request.body else {
+            return Ans::Done;
+        };
+        let key = proto::fop::LeaseKey::Inode(*gfid);
+        let held = self.table.as_ref().and_then(|t| t.held(request.session, key));
+        match held {
+            Some(lease) => {
+                let term = proto_rules::lease::table::term(cx.tick, self.member.serve_until());
+                Ans::Created { lease, term: if first { term } else { 0 } }
+            }
+            None => Ans::Done,
+        }
+    }
+
+    fn replay(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Proc,
+        chan: Chan,
+        request: &Request,
+        outcome: Outcome,
+    ) {
         cx.hit("gate: replay");
         if cx.plant == Plant::NoReplay {
             let first = Request { resend: false, ..request.clone() };
@@ -157,7 +198,7 @@ impl Peer {
         }
         let touches = self.member.windows.touches(request.session, request.seq).to_vec();
         self.lasting.store.log(self.interval.current().0, &touches);
-        self.reply_outcome(cx, from, chan, request, outcome);
+        self.reply_outcome(cx, from, chan, request, (outcome, false));
     }
 
     pub fn answer(
@@ -174,7 +215,14 @@ impl Peer {
         cx.send(from, chan, Msg::Reply(reply));
     }
 
-    pub fn refuse(&mut self, cx: &mut Cx<'_>, from: Proc, chan: Chan, request: &Request, refusal: Refusal) {
+    pub fn refuse(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Proc,
+        chan: Chan,
+        request: &Request,
+        refusal: Refusal,
+    ) {
         match refusal {
             Refusal::NotServing => cx.hit("gate: not serving"),
             Refusal::Epoch { .. } => cx.hit("gate: other epoch"),

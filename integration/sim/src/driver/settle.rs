@@ -50,7 +50,9 @@ impl Peer {
         }
         let Some(table) = self.table.as_mut() else { return };
         table.on_epoch(epoch);
-        if table.serving() || self.graced_wait.is_some() {
+        if let Some(waiting) = self.grace_over.as_mut() {
+            *waiting = epoch;
+        } else if table.serving() || self.graced_wait.is_some() {
             self.note_graced(cx, epoch);
         }
     }

@@ -16,7 +16,9 @@ pub fn check(history: &History, since: u64) -> Result<(), Broken> {
         let acked = history.ops.iter().find(|e| {
             let write = matches!(e.kind, Kind::Write { .. } | Kind::Setattr { .. });
             let mine = write && register_of(&e.kind) == Some(register);
-            mine && e.done() && e.from > lost_until && replaced(history, Some(register), value, e.from)
+            mine && e.done()
+                && e.from > lost_until
+                && replaced(history, Some(register), value, e.from)
         });
         if let Some(acked) = acked {
             let what = format!("{} was acknowledged; {}", show(acked), show(read));

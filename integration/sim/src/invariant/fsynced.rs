@@ -10,7 +10,9 @@ pub fn check(history: &History) -> Result<(), Broken> {
         let syncs = history.ops.iter().filter(|e| e.done() && e.to < *cut);
         for sync in syncs {
             let Kind::Fsync { gfid } = sync.kind else { continue };
-            let kept = history.ops.iter().filter(|e| e.done() && e.to < sync.from);
+            // A write lost in an earlier loss of all memory was not there to be synced.
+            let lost = |from: u64| history.cuts.iter().any(|c| *c >= from && *c <= sync.to);
+            let kept = history.ops.iter().filter(|e| e.done() && e.to < sync.from && !lost(e.from));
             for write in kept {
                 let Kind::Write { gfid: written, .. } = write.kind else { continue };
                 if written != gfid {

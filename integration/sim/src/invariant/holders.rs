@@ -9,9 +9,9 @@ pub fn check(beliefs: &[(SessionId, Vec<(LeaseKey, Mode)>)]) -> Option<Broken> {
     for (at, (session, held)) in beliefs.iter().enumerate() {
         for (other, theirs) in &beliefs[at + 1..] {
             for (key, mode) in held {
-                let clash = theirs.iter().find(|(k, m)| {
-                    k == key && (*m == Mode::Exclusive || *mode == Mode::Exclusive)
-                });
+                let clash = theirs
+                    .iter()
+                    .find(|(k, m)| k == key && (*m == Mode::Exclusive || *mode == Mode::Exclusive));
                 if let Some((_, m)) = clash {
                     let what = format!("{key:?}: s{session} {mode:?}, s{other} {m:?}");
                     return Some(Broken::new("two holders", what));

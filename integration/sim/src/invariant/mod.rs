@@ -42,6 +42,9 @@ pub struct Oracle {
     pub history: History,
     pub broken: Option<Broken>,
     serving: serving::Serving,
+    /// All in-sync copies lost their memory: applications may notice from the moment at which
+    /// the next epoch is served.
+    pub memory_lost: bool,
     /// Peers whose store answers the next change wrongly, once.
     misanswers: std::collections::BTreeSet<Proc>,
     /// Threads that have an answer and may go on: (client, thread).
@@ -59,12 +62,21 @@ impl Oracle {
 
     /// A member passed a request through its gate.
     pub fn served(&mut self, now: Nanos, proc: Proc, epoch: Epoch) {
-        if let Err(broken) = self.serving.served(now, proc, epoch) {
-            self.break_with(broken);
+        match self.serving.served(now, proc, epoch) {
+            Ok(true) if std::mem::take(&mut self.memory_lost) => self.history.cuts.push(now),
+            Ok(_) => {}
+            Err(broken) => self.break_with(broken),
         }
     }
 
-    pub fn finished(&mut self, client: Proc, now: Nanos, hist: usize, thread: usize, res: Option<Res>) {
+    pub fn finished(
+        &mut self,
+        client: Proc,
+        now: Nanos,
+        hist: usize,
+        thread: usize,
+        res: Option<Res>,
+    ) {
         self.history.finish(hist, now, res);
         self.ready.push((client, thread));
     }

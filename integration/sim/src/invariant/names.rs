@@ -57,7 +57,9 @@ impl Names {
         match (source, res) {
             (There::Nothing, Some(Res::Done)) => return false,
             (There::Inode(_), Some(Res::Err(Errno::ENOENT))) => return false,
-            (There::Unknown, Some(Res::Err(Errno::ENOENT))) => state[self.at(from)] = There::Nothing,
+            (There::Unknown, Some(Res::Err(Errno::ENOENT))) => {
+                state[self.at(from)] = There::Nothing
+            }
             (There::Nothing, _) => {}
             _ => {
                 state[self.at(to)] = source;
@@ -96,7 +98,9 @@ impl Spec for Names {
 
 pub fn keys_of(kind: &Kind) -> Vec<Key> {
     match *kind {
-        Kind::Create { dir, name, .. } | Kind::Unlink { dir, name } | Kind::Lookup { dir, name } => {
+        Kind::Create { dir, name, .. }
+        | Kind::Unlink { dir, name }
+        | Kind::Lookup { dir, name } => {
             vec![(dir, name)]
         }
         Kind::Rename { from, to } => vec![from, to],

@@ -12,15 +12,18 @@ pub struct Serving {
 }
 
 impl Serving {
-    pub fn served(&mut self, now: Nanos, proc: Proc, epoch: Epoch) -> Result<(), Broken> {
+    /// True when this is the first that is served in its epoch.
+    pub fn served(&mut self, now: Nanos, proc: Proc, epoch: Epoch) -> Result<bool, Broken> {
         if epoch > self.latest.0 {
             self.latest = (epoch, proc, now);
+            return Ok(true);
         }
         if epoch < self.latest.0 {
             let (later, by, at) = self.latest;
-            let what = format!("p{proc} serves in e{epoch} at {now}, p{by} did in e{later} at {at}");
+            let what =
+                format!("p{proc} serves in e{epoch} at {now}, p{by} did in e{later} at {at}");
             return Err(Broken::new("two epochs serve", what));
         }
-        Ok(())
+        Ok(false)
     }
 }

@@ -49,7 +49,13 @@ impl Pool {
         }
     }
 
-    pub fn propose(&mut self, now: Nanos, rng: &mut Rng, term: u64, entry: SetEntry) -> Option<Nanos> {
+    pub fn propose(
+        &mut self,
+        now: Nanos,
+        rng: &mut Rng,
+        term: u64,
+        entry: SetEntry,
+    ) -> Option<Nanos> {
         if term != self.term || self.proposals.iter().any(|p| p.entry == entry) {
             return None;
         }
@@ -60,7 +66,11 @@ impl Pool {
     }
 
     /// Commits what is due. `reach(p)`: p is up and reaches a majority of the voters.
-    pub fn commit(&mut self, now: Nanos, reach: impl Fn(Proc) -> bool) -> Vec<(SetEntry, SetOutcome)> {
+    pub fn commit(
+        &mut self,
+        now: Nanos,
+        reach: impl Fn(Proc) -> bool,
+    ) -> Vec<(SetEntry, SetOutcome)> {
         let mut done = Vec::new();
         while let Some(first) = self.proposals.first()
             && first.due <= now

@@ -263,7 +263,8 @@ impl Store {
         }
         self.sync_meta();
         self.sync_log();
-        let (mine, rest) = std::mem::take(&mut self.data).into_iter().partition(|e| e.gfid() == gfid);
+        let (mine, rest) =
+            std::mem::take(&mut self.data).into_iter().partition(|e| e.gfid() == gfid);
         self.data = rest;
         let mine: Vec<Effect> = mine;
         mine.iter().for_each(|e| e.apply(&mut self.durable));
