@@ -101,7 +101,7 @@ fn trees_survive_cp_tar_and_find() {
 fn removed_file_lives_until_its_last_close() {
     let Some((brick, mount)) = one() else { return };
     let mut file =
-        OpenOptions::new().create(true).read(true).write(true).open(mount.path("f")).unwrap();
+        OpenOptions::new().create_new(true).read(true).write(true).open(mount.path("f")).unwrap();
     file.write_all(b"kept").unwrap();
     fs::remove_file(mount.path("f")).unwrap();
     assert_eq!(fs::metadata(mount.path("f")).unwrap_err().kind(), ErrorKind::NotFound);
@@ -317,7 +317,12 @@ fn synchronous_and_direct_writes_are_on_the_brick() {
     let Some((_, mount)) = one() else { return };
     for flag in [libc::O_SYNC, libc::O_DSYNC, libc::O_DIRECT] {
         let mut options = OpenOptions::new();
-        let file = options.create(true).write(true).custom_flags(flag).open(mount.path("f"));
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .custom_flags(flag)
+            .open(mount.path("f"));
         let file = file.unwrap();
         mount.below.take_trips();
         let page = vec![1_u8; 8192];

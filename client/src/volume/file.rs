@@ -21,6 +21,8 @@ pub struct OpenHow {
     pub direct: bool,
     /// The caller does not read ahead itself: do it here.
     pub readahead: bool,
+    /// Truncating drops set-user-id and set-group-id bits.
+    pub kill_privileges: bool,
 }
 
 impl OpenHow {
@@ -41,6 +43,7 @@ impl OpenHow {
             sync: flags & libc::O_DSYNC != 0,
             direct: flags & libc::O_DIRECT != 0,
             readahead: false,
+            kill_privileges: false,
         }
     }
 }

@@ -36,7 +36,8 @@ impl Volume {
             self.below.acquire(set, LeaseKey::Inode(node.gfid), Mode::Shared).await?;
         }
         if how.truncate && how.write && attr.size > 0 {
-            self.truncate(node, Meta { size: Some(0), ..Meta::default() }, true).await?;
+            self.truncate(node, Meta { size: Some(0), ..Meta::default() }, how.kill_privileges)
+                .await?;
         }
         Ok(())
     }

@@ -54,11 +54,8 @@ fn flags(context: &Context, file: &Arc<File>) -> OpenFlags {
     }
 }
 
-fn how(flags: u32, kill: bool) -> OpenHow {
-    let mut how = OpenHow::from_flags(flags.cast_signed());
-    // The caller may truncate but not keep the bits: left to the change of size itself.
-    how.truncate |= kill && flags.cast_signed() & libc::O_TRUNC != 0;
-    how
+fn how(flags: u32, kill_privileges: bool) -> OpenHow {
+    OpenHow { kill_privileges, ..OpenHow::from_flags(flags.cast_signed()) }
 }
 
 async fn open(context: Context, flags_raw: u32, kill: bool, reply: Reply) {
@@ -79,7 +76,7 @@ async fn open(context: Context, flags_raw: u32, kill: bool, reply: Reply) {
 
 pub async fn create(context: Context, create: Create, reply: Reply) {
     let volume = &context.served.volume;
-    let how = OpenHow::from_flags(create.flags.cast_signed());
+    let how = how(create.flags, create.kill_suidgid);
     let exclusive = create.flags.cast_signed() & libc::O_EXCL != 0;
     let mode = create.mode & 0o7777 | libc::S_IFREG;
     let new = names::new(&context, mode, create.umask);

@@ -291,7 +291,7 @@ async fn write(
     let file = volume.open_path(path, how, true).await?;
     let data = Bytes::from(vec![byte; len]);
     volume.write(&file, at as u64, data, WriteHow::default()).await?;
-    if byte % 3 == 0 {
+    if byte.is_multiple_of(3) {
         // Left to write-behind: the next step meets unflushed bytes.
         volume.release_later(file);
         return Ok(());
