@@ -120,13 +120,14 @@ fn a_volume_that_cannot_be_created_changes_nothing() {
         let [a, b, c] = [names[0].as_str(), names[1].as_str(), names[2].as_str()];
         create("gv0", "3", &[a, b, c], "exists")?;
         create("gv1", "2", &[a, b, c], "multiple")?;
-        let missing = a.replace("/gv1", "/not-there");
+        // As with GlusterFS the last folder may be made; the disk below it must be there.
+        let missing = a.replace("/gv1", "/not-there/gv1");
         create("gv1", "3", &[&missing, b, c], "not-there")?;
         let used = a.replace("/gv1", "/gv0");
         create("gv1", "3", &[&used, b, c], "gv0")?;
         create("gv1", "3", &[a, a, c], "twice")?;
-        let unknown = format!("127.0.0.250:{}", cluster.brick_dir(0, "gv1").display());
-        create("gv1", "3", &[&unknown, b, c], "127.0.0.250")?;
+        let unknown = format!("192.0.2.1:{}", cluster.brick_dir(0, "gv1").display());
+        create("gv1", "3", &[&unknown, b, c], "192.0.2.1")?;
         create("bad/name", "3", &[a, b, c], "name")?;
         cluster.brick_refuses(&["volume", "start", "gv0"], "started")?;
         cluster.brick_refuses(&["volume", "start", "gv1"], "gv1")?;
