@@ -78,13 +78,24 @@ impl Peer {
                 })
                 .map_err(Failure::from),
             Body::Ask { key, mode } => {
+                // Asked again: nobody waits for the answer to the earlier ask.
+                let same = |(id, a): (&(SessionId, u64), &AskFrom)| {
+                    let again = matches!(&a.request.body, Body::Ask { key: k, .. } if k == key);
+                    (id.0 == session && again && id.1 != request.id).then_some(id.1)
+                };
+                let earlier: Vec<u64> = self.asks.iter().filter_map(same).collect();
+                let mut commands = Vec::new();
+                for id in earlier {
+                    self.asks.remove(&(session, id));
+                    commands.extend(table.cancel(cx.tick, session, id));
+                }
                 let ask =
                     Ask { session, id: request.id, key: *key, mode: *mode, only_if_free: false };
                 self.asks.insert(
                     (session, request.id),
                     AskFrom { from, chan, request: request.clone() },
                 );
-                let commands = table.ask(cx.tick, ask);
+                commands.extend(table.ask(cx.tick, ask));
                 return self.run_lease(cx, commands);
             }
             Body::Return { lease, keep, open } => {
