@@ -17,26 +17,6 @@ fn without_fencing_two_epochs_serve() {
 }
 
 #[test]
-fn without_settling_something_breaks() {
-    breaks(Plant::NoSettle);
-}
-
-#[test]
-fn without_lease_numbers_something_breaks() {
-    breaks(Plant::NoLeaseNumbers);
-}
-
-#[test]
-fn without_log_overlap_something_breaks() {
-    breaks(Plant::NoLogOverlap);
-}
-
-#[test]
-fn without_the_joiners_checkpoint_something_breaks() {
-    breaks(Plant::NoJoinerCheckpoint);
-}
-
-#[test]
 fn without_replay_something_breaks() {
     breaks(Plant::NoReplay);
 }

@@ -111,7 +111,12 @@ impl Client {
                 let action = self.cache.on_recall(lease, keep);
                 cx.note(|me| format!("c{} recall {lease:?} -> {action:?}", me));
                 self.act(cx, action);
-                let asking = |f: &Flight| f.purpose == Purpose::Ask(lease.key);
+                // A reclaim's or a create's answer may bring the lease, too.
+                let asking = |f: &Flight| match f.purpose {
+                    Purpose::Ask(key) => key == lease.key,
+                    Purpose::Reclaim | Purpose::Change(_) => true,
+                    _ => false,
+                };
                 if action == RecallAction::Wait && !self.flights.values().any(asking) {
                     // Granted to an ask whose answer was lost: there is nothing to wait for.
                     if let Some(action) = self.cache.no_grant_coming(lease.key) {
