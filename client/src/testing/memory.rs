@@ -355,6 +355,11 @@ fn needed(tree: &Tree, fop: &Fop, wants: &[Want]) -> Vec<Needed> {
         let mode = Mode::try_from(want.mode).expect("a mode");
         if !key.gfid().is_nil() && !matches!(fop, Fop::Create(a) if a.gfid == key.gfid()) {
             needed.push(Needed { key, mode, take: false });
+            if let (Fop::Acquire(_), Inode(gfid)) = (fop, key) {
+                // A rename over a file takes the part that the file would have as a directory;
+                // with another name left the file lives on, and so would that lease.
+                needed.push(Needed { key: Part(gfid), mode: Mode::Shared, take: false });
+            }
         }
     }
     needed
