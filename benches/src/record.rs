@@ -6,6 +6,8 @@ use hdrhistogram::Histogram;
 
 /// Errors kept in full; the rest is only counted.
 const ERRORS_KEPT: usize = 8;
+/// An hour: longer operations count as that.
+const LONGEST_NS: u64 = 3_600_000_000_000;
 
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -18,7 +20,8 @@ pub struct Record {
 
 impl Default for Record {
     fn default() -> Self {
-        let latency_ns = Histogram::new(3).expect("3 significant digits are in range");
+        let latency_ns =
+            Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("bounds and digits are in range");
         Self { latency_ns, bytes: 0, failed: 0, errors: Vec::new() }
     }
 }

@@ -88,7 +88,7 @@ pub struct Grant {
     pub key: KeyMsg,
     #[prost(enumeration = "Mode", tag = "2")]
     pub mode: i32,
-    /// Of an exclusive lease; NONE for a shared one.
+    /// Every grant has its own, shared ones too.
     #[prost(message, required, tag = "3")]
     pub number: LeaseNumber,
     /// Counted by the client from *sending* the request that brought the grant.

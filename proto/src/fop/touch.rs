@@ -49,7 +49,13 @@ impl Fop {
             Fop::Rename(a) => rename_touches(a),
             Fop::Link(a) => vec![Touch::name(a.parent, &a.name), Touch::Attrs(a.gfid)],
             Fop::Write(a) => write_touches(a),
-            Fop::Setattr(a) => vec![Touch::Attrs(a.gfid)],
+            Fop::Setattr(a) => match a.set.size {
+                // A truncation and a write behind the new end must not be in flight together.
+                Some(start) => {
+                    vec![Touch::Range { gfid: a.gfid, start, end: u64::MAX }, Touch::Attrs(a.gfid)]
+                }
+                None => vec![Touch::Attrs(a.gfid)],
+            },
             Fop::Setxattr(a) => vec![Touch::Attrs(a.gfid)],
             Fop::Removexattr(a) => vec![Touch::Attrs(a.gfid)],
             Fop::Fallocate(a) => vec![
@@ -66,7 +72,8 @@ impl Fop {
 /// writes can be in flight at once; one that may move the end touches the attributes too.
 fn write_touches(a: &Write) -> Vec<Touch> {
     let range = Touch::Range { gfid: a.gfid, start: a.offset, end: a.offset.saturating_add(a.len) };
-    if a.inside { vec![range] } else { vec![range, Touch::Attrs(a.gfid)] }
+    // Dropping set-user-id bits changes the mode: not beside a chmod.
+    if a.inside && !a.kill_privileges { vec![range] } else { vec![range, Touch::Attrs(a.gfid)] }
 }
 
 fn rename_touches(a: &Rename) -> Vec<Touch> {

@@ -30,6 +30,9 @@ use crate::rpc::caller;
 /// A promise that arrives after its whole term is of no use.
 const PING_TIMEOUT: Duration = Duration::from_millis(PROMISE / MS);
 
+/// A member that did not know the new epoch yet knows it a moment later.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// The rules' side of the thread. Called on the promise thread only, so that it must not block; messages are opaque
 /// bytes here.
 pub trait PromiseHandler: Send + Sync + 'static {
@@ -44,6 +47,8 @@ pub trait PromiseHandler: Send + Sync + 'static {
     fn round(&self);
     /// Returns when a round is due at once: a new epoch serves only with new promises.
     fn hurry(&self) -> BoxFuture<'_, ()>;
+    /// Promises of a new epoch are still missing: the next round is due soon.
+    fn impatient(&self) -> bool;
 }
 
 /// Starts the thread and its port. It ends with the process.
@@ -101,6 +106,9 @@ async fn run(pool: Pool, handler: Arc<dyn PromiseHandler>, listener: tokio::net:
             });
         }
         handler.round();
+        if handler.impatient() {
+            rounds.reset_after(AGAIN);
+        }
     }
 }
 

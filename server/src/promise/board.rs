@@ -230,6 +230,10 @@ impl PromiseHandler for Board {
         Box::pin(self.new_epoch.notified())
     }
 
+    fn impatient(&self) -> bool {
+        self.inner().promises.impatient(now())
+    }
+
     fn round(&self) {
         let inner = self.inner();
         inner.publish();

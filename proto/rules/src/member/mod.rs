@@ -326,7 +326,9 @@ impl<R: Clone> Member<R> {
     /// Every lease named must be the newest known here, and held by the session at the lead.
     fn unleased(&self, head: &Head, lead: Option<&LeaseTable>) -> Option<Verdict<R>> {
         if head.under.is_empty() {
-            return Some(Verdict::Refuse(Refusal::LeaseNeeded));
+            // What touches nothing (fsync) needs no lease: a file open for reading is synced too.
+            let needed = !head.touches.is_empty();
+            return needed.then_some(Verdict::Refuse(Refusal::LeaseNeeded));
         }
         for (key, number) in &head.under {
             let verdict = match lead {

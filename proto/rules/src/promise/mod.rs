@@ -81,7 +81,7 @@ impl Promises {
         let keys: Vec<_> = self.seats_of(set).collect();
         for key in keys {
             let Some(seat) = self.seats.get_mut(&key) else { continue };
-            let replaced = seat.on_map(map);
+            let replaced = seat.on_map(now, map);
             for (brick, incarnation) in replaced {
                 self.gone(brick, incarnation);
             }
@@ -272,11 +272,19 @@ impl Promises {
     pub fn lacks(&self, now: Tick) -> Vec<(SetKey, BrickId, BrickId)> {
         let rest = now.after(PROMISE - SUSPECT_AFTER);
         let mut lacks = Vec::new();
-        for ((set, brick), seat) in &self.seats {
+        for ((set, brick), seat) in self.seats.iter().filter(|(_, seat)| !seat.young(now)) {
             let local = |giver| self.local_promise(*set, giver, *brick, seat);
             lacks.extend(seat.lacks(*brick, rest, local).map(|giver| (*set, *brick, giver)));
         }
         lacks
+    }
+
+    /// A brick of this peer waits for the first promises of a new epoch: ping again soon.
+    pub fn impatient(&self, now: Tick) -> bool {
+        let waits = |(key, seat): (&(SetKey, BrickId), &Seat)| {
+            seat.young(now) && seat.active(key.1) && self.serve_until(key.0, key.1) <= now
+        };
+        self.seats.iter().any(waits)
     }
 
     fn seats_of(&self, set: SetKey) -> impl Iterator<Item = (SetKey, BrickId)> {

@@ -6,12 +6,14 @@ use proto::map::{MemberMap, MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation};
 
 use super::words::{Claim, JoinRefused, Promise, PromiseEvent, Word};
-use crate::time::{PROMISE_GIVEN, Tick};
+use crate::time::{PROMISE_GIVEN, SUSPECT_AFTER, Tick};
 
 #[derive(Debug)]
 pub(super) struct Seat {
     pub incarnation: Incarnation,
     pub map: Option<SetMap>,
+    /// When this peer learnt of the map's epoch: nobody can have promised in it before.
+    epoch_at: Tick,
     /// Joiner's side: it gave up; this incarnation never serves.
     pub never: bool,
     /// Member's side: the join to which it agreed in this epoch.
@@ -34,6 +36,7 @@ impl Seat {
         Self {
             incarnation,
             map: None,
+            epoch_at: now,
             never: false,
             joiner: None,
             hello_acked: BTreeSet::new(),
@@ -46,8 +49,11 @@ impl Seat {
     }
 
     /// Takes a map; returns incarnations that it no longer names.
-    pub fn on_map(&mut self, map: &SetMap) -> Vec<(BrickId, Incarnation)> {
+    pub fn on_map(&mut self, now: Tick, map: &SetMap) -> Vec<(BrickId, Incarnation)> {
         let mut replaced = Vec::new();
+        if self.map.as_ref().is_none_or(|old| map.epoch > old.epoch) {
+            self.epoch_at = now;
+        }
         if let Some(old) = &self.map {
             if map.epoch < old.epoch {
                 return replaced;
@@ -177,6 +183,16 @@ impl Seat {
         running.min().unwrap_or(Tick::NEVER)
     }
 
+    /// In-sync under this incarnation, and able to serve.
+    pub fn active(&self, me: BrickId) -> bool {
+        !self.never && self.in_sync_as(me, self.incarnation)
+    }
+
+    /// The epoch is so young that missing promises only are not here yet.
+    pub fn young(&self, now: Tick) -> bool {
+        now.since(self.epoch_at) < SUSPECT_AFTER
+    }
+
     /// Members whose promise runs out before `rest`.
     pub fn lacks(
         &self,
@@ -184,7 +200,7 @@ impl Seat {
         rest: Tick,
         local: impl Fn(BrickId) -> Option<Tick>,
     ) -> impl Iterator<Item = BrickId> {
-        let active = !self.never && self.in_sync_as(me, self.incarnation);
+        let active = self.active(me);
         let members = self.map.iter().flat_map(|m| m.in_sync());
         members
             .map(|m| (m.brick, m.incarnation))
