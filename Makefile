@@ -20,7 +20,8 @@ needs: ## install the Debian packages that building and testing need
 	@sh integration/suite/needs.sh
 
 build: needs ## the three programs, optimised (the first time 15 to 20 minutes on two cores)
-	cargo build --release --locked -p server -p client-cli -p client-fuse
+	cargo build --release --locked --workspace --bins
+	@ln -f $(BIN)/mount-brick $(BIN)/mount.brick
 
 demo: ## three daemons, a replicated volume and a mount under ./demo (root)
 	@sh integration/demo/root.sh demo

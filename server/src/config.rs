@@ -103,7 +103,8 @@ impl Default for Config {
             metrics_port: ports::METRICS,
             join_key: DEFAULT_JOIN_KEY.into(),
             witness: false,
-            log_level: "info".into(),
+            // The raft engine repeats what a peer that is away cannot answer.
+            log_level: "info,openraft=off".into(),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Healing: making a stale copy current. One copier for all uses (a returning brick, a replaced
-//! brick, one stale inode, the unsettled changes of a lost session).
+//! Healing: making a stale copy current. One copier for a returning and for a replaced brick.
 //!
 //! Situations, and what is copied:
 //!
@@ -10,8 +9,7 @@
 //!   root down.
 //! - *Little is left*: the joiner makes a checkpoint, the lead holds changes back, the rest is
 //!   copied, the rules' state is handed over, the join is committed (`job.rs`).
-//! - *Unfinished changes* of a lost session or lead: exactly the touched ranges, attributes and
-//!   names, from the lead to the others (`touch.rs`).
+//! - *Unfinished changes* of a lost session or lead are settled by the lead (`lead/settle.rs`).
 //!
 //! Assumes that the sink serves no client, or that the lead keeps everybody else away from what
 //! is copied. Promises that after a copy of an inode under these conditions both sides are equal
@@ -28,7 +26,6 @@ pub mod job;
 pub mod progress;
 pub mod round;
 pub mod side;
-pub mod touch;
 
 #[cfg(test)]
 mod copier_test;

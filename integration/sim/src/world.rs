@@ -312,10 +312,10 @@ impl World {
                     self.with_client(proc, |client, cx| client.on_later(cx, &what));
                 }
             }
-            Event::Broken { proc, life, other, chan } if self.alive(proc, life) => {
-                if proc >= self.cast.peers && DATA.contains(&chan) {
-                    self.with_client(proc, |client, cx| client.on_broken(cx, other, chan));
-                }
+            Event::Broken { proc, life, other, chan }
+                if self.alive(proc, life) && proc >= self.cast.peers && DATA.contains(&chan) =>
+            {
+                self.with_client(proc, |client, cx| client.on_broken(cx, other, chan));
             }
             Event::Think { client, life, thread } if self.alive(client, life) => {
                 self.next_operation(client, thread);

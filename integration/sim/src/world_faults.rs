@@ -89,10 +89,10 @@ impl World {
         if !process.up {
             return;
         }
-        if process.paused {
-            if let Some(last) = process.stopped.last_mut() {
-                last.1 = now;
-            }
+        if process.paused
+            && let Some(last) = process.stopped.last_mut()
+        {
+            last.1 = now;
         }
         (process.up, process.paused) = (false, false);
         process.inbox.clear();

@@ -1,5 +1,7 @@
 //! brickd: parses the command line, sets up logging, hands over to the daemon.
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 use server::config::{Arguments, Config, Subcommand};
 use server::{daemon, pool};
@@ -14,7 +16,12 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let filter = EnvFilter::try_new(&config.log_level)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(daemon::run(config, |pool| match pool.config().witness {
         true => Ok(daemon::no_bricks()),

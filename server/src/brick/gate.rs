@@ -10,6 +10,7 @@ use proto_rules::Tick;
 #[derive(Debug, Default)]
 pub struct Gate {
     serve_until: AtomicU64,
+    leased_until: AtomicU64,
     heard_interval: AtomicU64,
     others_free: AtomicU64,
     interval: AtomicU64,
@@ -39,6 +40,15 @@ impl Gate {
 
     pub fn serve_until(&self) -> Tick {
         Tick(self.serve_until.load(Ordering::Acquire))
+    }
+
+    /// The promise thread: until when leases of earlier leads may run.
+    pub fn set_leased_until(&self, until: Tick) {
+        self.leased_until.store(until.0, Ordering::Release);
+    }
+
+    pub fn leased_until(&self) -> Tick {
+        Tick(self.leased_until.load(Ordering::Acquire))
     }
 
     /// The promise thread: the lead's interval number, and the least free space of the other

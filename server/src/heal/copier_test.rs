@@ -5,9 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use proto::fop::{
-    Call, Create, Fop, InspectDir, Rename, Setattr, SweepParked, Touch, Unlink, Write,
-};
+use proto::fop::{Call, Create, Fop, InspectDir, Rename, Setattr, SweepParked, Unlink, Write};
 use proto::{BrickId, Errno, Gfid, Kind, Meta, SetId, SlotId, Stamp, VolumeId};
 use server_store::{Config, Ctx, NewBrick, Store};
 
@@ -15,7 +13,6 @@ use super::inode::Data;
 use super::progress::Progress;
 use super::round::{self, Item, Round};
 use super::side::{self, Answered, Side};
-use super::touch;
 
 /// A store as one side; runs everything inline.
 struct Local {
@@ -210,23 +207,6 @@ fn a_full_comparison_finds_what_no_log_names() {
     pair.write(true, file, 0, &[1; 400_000]);
     pair.write(false, file, 200_000, b"silent");
     pair.run(vec![Item::whole(Gfid::ROOT)]);
-    pair.assert_equal();
-}
-
-#[test]
-fn settling_copies_only_what_was_touched() {
-    let mut pair = Pair::new();
-    let file = pair.create(true, Gfid::ROOT, "f", 1, false);
-    pair.write(true, file, 0, &[1; 400_000]);
-    pair.write(false, file, 0, b"unfinished");
-    let born = pair.create(false, Gfid::ROOT, "born", 2, false);
-    let touches = [
-        Touch::Range { gfid: file, start: 0, end: 10 },
-        Touch::Name { dir: Gfid::ROOT, hash: proto::placement::name_hash(b"born") },
-        Touch::Attrs(born),
-    ];
-    let (a, b): (Arc<dyn Side>, Arc<dyn Side>) = (pair.a.clone(), pair.b.clone());
-    block_on(touch::settle(&a, &b, &touches)).expect("settled");
     pair.assert_equal();
 }
 

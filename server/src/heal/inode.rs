@@ -43,6 +43,22 @@ pub async fn heal(
     data: &Data,
     progress: &Progress,
 ) -> Result<Healed, HealError> {
+    match equalise(from, to, gfid, data, progress).await {
+        // Removed at the source under our hands: its log says so for the next round.
+        Err(error) if error.is_gone() && !side::inspect(from, gfid).await?.found => {
+            Ok(Healed::Gone)
+        }
+        healed => healed,
+    }
+}
+
+async fn equalise(
+    from: &dyn Side,
+    to: &dyn Side,
+    gfid: Gfid,
+    data: &Data,
+    progress: &Progress,
+) -> Result<Healed, HealError> {
     let image = side::inspect(from, gfid).await?;
     let mine = side::inspect(to, gfid).await?;
     if !image.found {
@@ -104,7 +120,7 @@ async fn copy_extents(
 }
 
 /// Compares the blocks of a byte range and copies those that differ. Returns bytes copied.
-pub async fn copy_range(
+async fn copy_range(
     from: &dyn Side,
     to: &dyn Side,
     gfid: Gfid,

@@ -9,7 +9,7 @@ use proto::fop::{
     Inspected, Install, InstallData, InstallName, Outcome, PeerRead, READDIR_ENTRIES_MAX,
     RemoveName,
 };
-use proto::{Failure, Gfid};
+use proto::{Errno, Failure, Gfid};
 
 /// Why a copy stopped.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,6 +21,14 @@ pub enum HealError {
     Shape { op: &'static str, gfid: Gfid },
     #[error("{0}")]
     Control(String),
+}
+
+impl HealError {
+    /// The brick has no such inode (any more).
+    pub fn is_gone(&self) -> bool {
+        let gone = [Errno::ENOENT, Errno::ESTALE].map(Failure::Errno);
+        matches!(self, HealError::Failed { failure, .. } if gone.contains(failure))
+    }
 }
 
 pub type Answered<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
@@ -60,11 +68,7 @@ pub async fn names(side: &dyn Side, gfid: Gfid) -> Result<Vec<DirEntry>, HealErr
             all.last().map_or((0, Bytes::new()), |e| (e.hash, e.name.clone()));
         let page = InspectDir { gfid, after_hash, after_name, limit: READDIR_ENTRIES_MAX };
         let (page, _) = match expect_answer!(side, Call::new(page), gfid, Entries) {
-            Err(HealError::Failed { failure: Failure::Errno(errno), .. })
-                if errno == proto::Errno::ENOENT =>
-            {
-                return Ok(all);
-            }
+            Err(error) if error.is_gone() => return Ok(all),
             other => other?,
         };
         let got = page.entries.len();

@@ -269,6 +269,7 @@ impl Inner {
                 false => self.promises.serve_until(*set, *brick),
             };
             gate.set_serve_until(until);
+            gate.set_leased_until(self.promises.leased_until(*set, *brick));
         }
     }
 

@@ -8,12 +8,12 @@ use proto::error::Errno;
 use proto::ids::{BrickId, SetId, Stamp, VolumeId};
 
 use crate::disk::{At, Disk, Open};
+use crate::record::PROBE_XATTR;
 
 /// Where Brickwork keeps its own things in a brick; never a name of the volume.
 pub const INNER: &[u8] = b".brickwork";
 const FORMAT_FILE: &[u8] = b"format";
 const FORMAT_VERSION: u32 = 1;
-const PROBE_XATTR: &[u8] = b"trusted.brick.probe";
 /// A `.brickwork` being made; one left by a crash is used again.
 const FRESH: &[u8] = b".brickwork.new";
 /// What every new file system holds; not the user's.

@@ -17,6 +17,9 @@ use crate::disk::Stat;
 
 /// Name of the xattr.
 pub const META_XATTR: &[u8] = b"trusted.brick.meta";
+
+/// Set and removed at once, to see whether the file system has extended attributes.
+pub const PROBE_XATTR: &[u8] = b"trusted.brick.probe";
 /// Bytes of a version 1 record.
 pub const RECORD_BYTES: usize = 80;
 /// Room for later versions, so that a newer record is read whole and then refused.

@@ -256,6 +256,21 @@ impl Peer {
         }
     }
 
+    fn end_pause(&mut self, cx: &mut Cx<'_>, from: Proc) {
+        if self.pause.as_ref().is_some_and(|p| p.joiner == brick_of(from)) {
+            self.pause = None;
+            let commands = self.member.resume();
+            self.run_member(cx, commands);
+        }
+    }
+
+    fn withdrawn(&mut self, cx: &mut Cx<'_>, incarnation: proto::Incarnation, epoch: Epoch) {
+        if incarnation == self.incarnation && epoch == self.member.epoch() {
+            let commands = self.joiner.as_mut().map(|j| j.rules.on_disagreed()).unwrap_or_default();
+            self.run_join(cx, commands);
+        }
+    }
+
     fn answer_call(
         &mut self,
         cx: &mut Cx<'_>,
@@ -265,11 +280,7 @@ impl Peer {
         call: &Call,
     ) -> Option<Done> {
         if let Call::Withdraw { incarnation } = call {
-            if *incarnation == self.incarnation && epoch == self.member.epoch() {
-                let commands =
-                    self.joiner.as_mut().map(|j| j.rules.on_disagreed()).unwrap_or_default();
-                self.run_join(cx, commands);
-            }
+            self.withdrawn(cx, *incarnation, epoch);
             return Some(Done::Ok);
         }
         // The same gate as for clients, but for the promises: who leads a settle serves nobody
@@ -324,11 +335,7 @@ impl Peer {
                 }
             }
             Call::EndPause => {
-                if self.pause.as_ref().is_some_and(|p| p.joiner == brick_of(from)) {
-                    self.pause = None;
-                    let commands = self.member.resume();
-                    self.run_member(cx, commands);
-                }
+                self.end_pause(cx, from);
                 Done::Ok
             }
             Call::Install { gfid, inode } => {

@@ -81,7 +81,10 @@ impl Promises {
         let keys: Vec<_> = self.seats_of(set).collect();
         for key in keys {
             let Some(seat) = self.seats.get_mut(&key) else { continue };
-            let replaced = seat.on_map(now, map);
+            if self.me_leads(seat, key.1) {
+                seat.full_term(now);
+            }
+            let replaced = seat.on_map(now, key.1, map);
             for (brick, incarnation) in replaced {
                 self.gone(brick, incarnation);
             }
@@ -203,6 +206,12 @@ impl Promises {
             Word::Stay => Tick::NEVER,
             _ => Tick::ZERO,
         })
+    }
+
+    /// Until when leases of earlier leads of the set may run, whichever way those leads ended:
+    /// if `brick` leads now, it grants nothing before.
+    pub fn leased_until(&self, set: SetKey, brick: BrickId) -> Tick {
+        self.seats.get(&(set, brick)).map_or(Tick::NEVER, Seat::leased_until)
     }
 
     /// Stops promising `victim` in `epoch`, for ever. Returns when this brick may agree to the

@@ -6,7 +6,7 @@ use proto::map::{MemberMap, MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation};
 
 use super::words::{Claim, JoinRefused, Promise, PromiseEvent, Word};
-use crate::time::{PROMISE_GIVEN, SUSPECT_AFTER, Tick};
+use crate::time::{LEASE_TERM, PROMISE_GIVEN, SUSPECT_AFTER, Tick, given};
 
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -28,6 +28,10 @@ pub(super) struct Seat {
     stopped: BTreeSet<BrickId>,
     held: BTreeMap<BrickId, (Incarnation, Tick)>,
     given: BTreeMap<BrickId, (Incarnation, Tick)>,
+    /// Until when leases of leads other than this brick may run. A lead leases for no longer
+    /// than it holds promises, so this is the last one given to a lead; a hello or a bye of it
+    /// ends what it may serve, never what it has leased.
+    leased_until: Tick,
 }
 
 impl Seat {
@@ -45,12 +49,15 @@ impl Seat {
             stopped: BTreeSet::new(),
             held: BTreeMap::new(),
             given: BTreeMap::new(),
+            // Whatever was leased without a promise of this incarnation.
+            leased_until: now.after(given(LEASE_TERM)),
         }
     }
 
     /// Takes a map; returns incarnations that it no longer names.
-    pub fn on_map(&mut self, now: Tick, map: &SetMap) -> Vec<(BrickId, Incarnation)> {
+    pub fn on_map(&mut self, now: Tick, me: BrickId, map: &SetMap) -> Vec<(BrickId, Incarnation)> {
         let mut replaced = Vec::new();
+        let was_member = self.in_sync_as(me, self.incarnation);
         if self.map.as_ref().is_none_or(|old| map.epoch > old.epoch) {
             self.epoch_at = now;
         }
@@ -73,6 +80,10 @@ impl Seat {
             }
         }
         self.map = Some(map.clone());
+        if !was_member && self.in_sync_as(me, self.incarnation) {
+            // The lead leased without this brick's promise until now.
+            self.full_term(now);
+        }
         replaced
     }
 
@@ -95,9 +106,21 @@ impl Seat {
             word => word,
         };
         if word == Word::Stay {
+            if self.map.as_ref().is_some_and(|m| m.lead == Some(claim.brick)) {
+                self.leased_until = self.leased_until.max(now.after(PROMISE_GIVEN));
+            }
             self.given.insert(claim.brick, (claim.incarnation, now.after(PROMISE_GIVEN)));
         }
         word
+    }
+
+    /// A lead may have leased until now whatever this brick promised.
+    pub fn full_term(&mut self, now: Tick) {
+        self.leased_until = self.leased_until.max(now.after(given(LEASE_TERM)));
+    }
+
+    pub fn leased_until(&self) -> Tick {
+        self.leased_until
     }
 
     pub fn verdict(&self, me: BrickId, claim: &Claim) -> Word {

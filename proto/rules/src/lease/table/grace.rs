@@ -53,6 +53,7 @@ impl LeaseTable {
             sessions: awaiting.iter().map(|s| (*s, Session::default())).collect(),
             phase: Phase::Settling { awaiting },
             last_graced,
+            leased_until: Tick::ZERO,
             keys: BTreeMap::new(),
             pins: BTreeMap::new(),
             recalled: BTreeSet::new(),
@@ -62,6 +63,13 @@ impl LeaseTable {
         }
     }
 
+    /// Leases of earlier leads may run until then: the grace lasts at least as long. Only an
+    /// eviction waits them out before the new epoch begins; a lead that leaves or restarts
+    /// does not. Said before `lists_settled`.
+    pub fn leased_until(&mut self, until: Tick) {
+        self.leased_until = until;
+    }
+
     /// The unsettled changes of all sessions are equal on all members: reclaims are accepted
     /// from now on. Not before, for a reclaimed holder sends changes at once, and a copy of
     /// older bytes under way could overwrite them on one member.
@@ -69,13 +77,17 @@ impl LeaseTable {
         let mut commands = Vec::new();
         if let Phase::Settling { awaiting } = &mut self.phase {
             let awaiting = std::mem::take(awaiting);
-            let until = now.after(GRACE);
+            let until = now.after(GRACE).max(self.leased_until);
+            // Nobody remembers a session, but leases were granted in this set: living holders
+            // are given the time to come.
+            let forgotten = awaiting.is_empty() && self.last_graced != Epoch::NONE;
+            let at_least = if forgotten { until } else { self.leased_until };
             // Nobody could renew meanwhile; the count of their silence starts here.
             for session in self.sessions.values_mut() {
                 session.heard = now;
                 session.renewed_until = until.after(given(LEASE_TERM));
             }
-            self.phase = Phase::Grace { until, awaiting };
+            self.phase = Phase::Grace { until, at_least, awaiting };
             self.end_grace_if_due(now, &mut commands);
         }
         commands
@@ -139,8 +151,8 @@ impl LeaseTable {
     }
 
     pub(super) fn end_grace_if_due(&mut self, now: Tick, commands: &mut Vec<LeaseCommand>) {
-        if let Phase::Grace { until, awaiting } = &self.phase
-            && (now >= *until || awaiting.is_empty())
+        if let Phase::Grace { until, at_least, awaiting } = &self.phase
+            && (now >= *until || (awaiting.is_empty() && now >= *at_least))
         {
             self.phase = Phase::Noting;
             commands.push(LeaseCommand::NoteGraced { epoch: self.epoch });
@@ -149,6 +161,7 @@ impl LeaseTable {
 
     pub(super) fn grace_end(&self) -> Option<Tick> {
         match self.phase {
+            Phase::Grace { at_least, ref awaiting, .. } if awaiting.is_empty() => Some(at_least),
             Phase::Grace { until, .. } => Some(until),
             _ => None,
         }

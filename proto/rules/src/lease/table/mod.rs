@@ -146,6 +146,8 @@ enum Phase {
     },
     Grace {
         until: Tick,
+        /// It ends no earlier, whoever has reclaimed.
+        at_least: Tick,
         awaiting: BTreeSet<SessionId>,
     },
     /// Members are noting that the grace has ended.
@@ -161,6 +163,8 @@ pub struct LeaseTable {
     flips: BTreeMap<SlotId, u64>,
     phase: Phase,
     last_graced: Epoch,
+    /// Until when leases of earlier leads may run.
+    leased_until: Tick,
     keys: BTreeMap<LeaseKey, Key>,
     sessions: BTreeMap<SessionId, Session>,
     pins: BTreeMap<Gfid, BTreeSet<SessionId>>,
