@@ -318,7 +318,7 @@ fn with_too_few_members_changes_wait_and_reads_go_on() {
     let mut member = follower(&map);
     member.on_map(&set_map(6, &[(1, Out), (2, InSync), (3, Out)]), 2);
     assert_eq!(member.needed, 2);
-    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), []);
+    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(0), []);
     table.lists_settled(at(0));
     table.graced(Epoch(6));
     table.hello(at(0), W).expect("a new session");

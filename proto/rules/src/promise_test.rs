@@ -330,3 +330,50 @@ fn two_bricks_of_one_peer_need_no_pings_between_them() {
     assert_eq!(promises.serve_until(key(), brick(1)), Tick::NEVER);
     assert!(promises.peers().is_empty());
 }
+
+/// The lead's hello or bye ends its promises at once, and an eviction may follow without a
+/// wait; what it leased on them runs on.
+#[test]
+fn leases_of_a_lead_outlive_its_hello_and_its_bye() {
+    let map = set_map(5, &[(1, InSync), (2, InSync), (3, InSync)]);
+    let mut pool = Pool::new(&map, &[1, 2, 3]);
+    let up = pool.of(2).leased_until(key(), brick(2));
+    assert_eq!(up, Tick(PROMISE_GIVEN), "what a lead leased before it was up");
+    pool.all_ping(Tick(10 * S));
+    let until = Tick(10 * S + PROMISE_GIVEN);
+    assert_eq!(pool.of(2).leased_until(key(), brick(2)), until);
+    // Member 3's promise counts for nothing here: it does not lead.
+    pool.ping(3, 2, Tick(11 * S), Tick(11 * S));
+    assert_eq!(pool.of(2).leased_until(key(), brick(2)), until);
+    pool.start(Tick(11 * S), 1, 11, false);
+    pool.learn(1, &map);
+    pool.ping(1, 2, Tick(11 * S), Tick(11 * S));
+    assert_eq!(pool.of(2).stop(key(), brick(2), Epoch(5), brick(1)), Some(Tick::ZERO));
+    assert_eq!(pool.of(2).leased_until(key(), brick(2)), until);
+}
+
+/// Until it joined, the lead leased without its promise.
+#[test]
+fn a_joiner_assumes_that_the_lead_has_just_leased() {
+    let mut map = set_map(5, &[(1, InSync), (2, Syncing)]);
+    let mut pool = Pool::new(&map, &[1, 2]);
+    map.members[1].state = InSync;
+    map.epoch = Epoch(6);
+    pool.of(2).on_map(Tick(20 * S), key(), &map);
+    assert_eq!(pool.of(2).leased_until(key(), brick(2)), Tick(20 * S + PROMISE_GIVEN));
+}
+
+/// Bricks of one process promise each other by being there.
+#[test]
+fn a_lead_of_the_same_process_may_have_leased_until_it_ends() {
+    let mut map = set_map(5, &[(1, InSync), (2, InSync)]);
+    map.members[1].peer = peer(1);
+    let mut pool = Pool::new(&map, &[1]);
+    pool.of(1).brick_up(Tick(0), key(), brick(2), inc(20), true);
+    pool.learn(1, &map);
+    pool.of(1).brick_down(key(), brick(1));
+    map.members[0].state = MemberState::Out;
+    (map.lead, map.epoch) = (Some(brick(2)), Epoch(6));
+    pool.of(1).on_map(Tick(20 * S), key(), &map);
+    assert_eq!(pool.of(1).leased_until(key(), brick(2)), Tick(20 * S + PROMISE_GIVEN));
+}

@@ -9,6 +9,7 @@ use proto_rules::member::{Head, Hold, Verdict};
 
 use super::clock::now;
 use super::core::{Brick, Core};
+use super::directory::First;
 use super::request::{Outcome, Pending};
 use std::rc::Rc;
 
@@ -76,7 +77,7 @@ impl Core {
         while let Some(want) = pending.wants.pop() {
             let key = match LeaseKey::from(want.key) {
                 key if !key.gfid().is_nil() => key,
-                _ => match self.found_by(&pending) {
+                _ => match self.found_by(&mut pending) {
                     Some(key) => key,
                     None => continue,
                 },
@@ -88,17 +89,19 @@ impl Core {
             if mode == Mode::None {
                 continue;
             }
-            match self.ask(&mut pending, key, mode, want.only_if_free) {
-                Asked::Go => {}
-                Asked::Refused(refusal) => {
-                    self.refuse(pending, refusal);
-                    return None;
+            pending = match self.first_of_directory(&pending, key, mode, want.only_if_free) {
+                First::Nothing => self.take_lease(pending, key, mode, want.only_if_free)?,
+                First::Without => continue,
+                First::Borrow => self.borrow_lease(pending, key)?,
+                First::BorrowPart => {
+                    pending.wants.push(want);
+                    self.borrow_lease(pending, LeaseKey::Part(key.gfid()))?
                 }
-                Asked::Waits(id) => {
-                    self.wait_for_lease(id, pending);
-                    return None;
+                First::ClearInode => {
+                    pending.wants.push(want);
+                    self.take_lease(pending, LeaseKey::Inode(key.gfid()), Mode::None, false)?
                 }
-            }
+            };
         }
         if self.must_borrow(&pending)
             && let Some(key) = borrowed_key(&pending.call.fop)
@@ -108,14 +111,37 @@ impl Core {
         Some(pending)
     }
 
+    /// `None`: the request waits, or was refused.
+    fn take_lease(
+        &mut self,
+        mut pending: Pending,
+        key: LeaseKey,
+        mode: Mode,
+        only_if_free: bool,
+    ) -> Option<Pending> {
+        match self.ask(&mut pending, key, mode, only_if_free) {
+            Asked::Go => Some(pending),
+            Asked::Refused(refusal) => {
+                self.refuse(pending, refusal);
+                None
+            }
+            Asked::Waits(id) => {
+                self.wait_for_lease(id, pending);
+                None
+            }
+        }
+    }
+
     /// The inode that the request is about to find: a wish for it names no key.
-    fn found_by(&mut self, pending: &Pending) -> Option<LeaseKey> {
+    fn found_by(&mut self, pending: &mut Pending) -> Option<LeaseKey> {
         let Fop::Lookup(_) = &pending.call.fop else { return None };
         let found = self.store.execute(&pending.call, &self.context()).ok()?;
-        match found.answer {
+        let key = match &found.answer {
             proto::fop::Answer::Entry(entry) => Some(LeaseKey::Inode(entry.attr.gfid)),
             _ => None,
-        }
+        };
+        pending.found = Some((self.executed, found));
+        key
     }
 
     /// A read without a lease must not miss what a holder has buffered: it takes the lease for

@@ -57,6 +57,8 @@ pub struct Core {
     /// When each request was given to the disk.
     at_disk: BTreeMap<u64, Tick>,
     next_id: u64,
+    /// Changes executed: what was read before one may have changed.
+    pub executed: u64,
     pub failed: Option<String>,
     pub checkpointing: bool,
     /// When the withdrawal of a join was last asked for.
@@ -112,6 +114,7 @@ impl Core {
             orphans,
             at_disk: BTreeMap::new(),
             next_id: 0,
+            executed: 0,
             failed: None,
             checkpointing: false,
             withdrawn: Tick::ZERO,

@@ -27,10 +27,20 @@ impl Core {
                 self.done(pending, result);
             }
             _ => {
-                let result = self.store.execute(&pending.call, &self.context());
+                let mut pending = pending;
+                let result = match self.found(&mut pending) {
+                    Some(found) => Ok(found),
+                    None => self.store.execute(&pending.call, &self.context()),
+                };
                 self.done(pending, result);
             }
         }
+    }
+
+    /// What was found while its lease was asked for, if nothing was executed since.
+    fn found(&self, pending: &mut Pending) -> Option<Return> {
+        let (executed, found) = pending.found.take()?;
+        (executed == self.executed).then_some(found)
     }
 
     /// Answers a request that changed nothing, unless the brick itself has failed.
@@ -69,6 +79,7 @@ impl Core {
             let (gfid, data_only) = (a.gfid, a.data_only);
             return self.sync_then_finish(pending, gfid, data_only, None);
         }
+        self.executed += 1;
         let result = self.store.execute(&pending.call, &self.context());
         let result = match result {
             Ok(done) => done,
@@ -178,12 +189,14 @@ impl Core {
     }
 
     /// Attributes of entries whose inode another session may be changing are left out; with a
-    /// wish for whatever is found, shared leases come along for the others.
+    /// wish for whatever is found, shared leases come along for the others. A page of
+    /// `READDIR_ENTRIES_MAX` with all of this is some 500 KiB, half a message.
     fn attributes_of_others(&mut self, pending: &mut Pending, mut done: Return) -> Return {
         let Answer::Entries(list) = &mut done.answer else { return done };
         for entry in list.entries.iter_mut().filter(|e| e.attr.is_some()) {
+            let wished = pending.wishes_found && !self.names_change_elsewhere(pending, entry.gfid);
             let key = LeaseKey::Inode(entry.gfid);
-            match self.grant_if_free(pending.head.session, key, pending.wishes_found) {
+            match self.grant_if_free(pending.head.session, key, wished) {
                 Some(grant) => pending.grants.extend(grant),
                 None => entry.attr = None,
             }

@@ -2,7 +2,7 @@
 
 use proto::fop::{
     Acquire, Answer, Done, Fop, Grant, KeyMsg, LeaseKey, Lock, Locked, Mode, Recall, Release,
-    Renewed, TestLock,
+    Renewed, TestLock, Want,
 };
 use proto::frame::{FrameKind, Header};
 use proto::{Epoch, Errno, Gfid, LeaseNumber, Refusal, SessionId};
@@ -40,7 +40,9 @@ impl Core {
         for command in commands {
             match command {
                 LeaseCommand::Grant { ask, lease, pinned, .. } if ask == id => {
-                    pending.grants.push(self.grant_of(lease, pinned));
+                    if lease.mode != Mode::None {
+                        pending.grants.push(self.grant_of(lease, pinned));
+                    }
                     asked = Asked::Go;
                 }
                 LeaseCommand::Refuse { ask, refusal, .. } if ask == id => {
@@ -171,10 +173,17 @@ impl Core {
     fn granted(&mut self, ask: u64, lease: Lease, pinned: bool) {
         let waiting = self.lead.as_mut().and_then(|l| l.waiting.remove(&ask));
         let Some(mut pending) = waiting else { return };
-        let before = pending.grants.len();
-        pending.grants.push(self.grant_of(lease, pinned));
-        if std::mem::take(&mut pending.borrowing) {
-            note_borrowed(&mut pending, before);
+        if lease.mode != Mode::None {
+            let before = pending.grants.len();
+            pending.grants.push(self.grant_of(lease, pinned));
+            if std::mem::take(&mut pending.borrowing) {
+                note_borrowed(&mut pending, before);
+            }
+        }
+        if self.granted_too_early(&pending, lease) {
+            // Held now, so nobody else can get the inode any more; to be cleared of it first.
+            let (key, mode) = (lease.key.into(), lease.mode as i32);
+            pending.wants.push(Want { key, mode, ..Want::default() });
         }
         self.advance(pending);
     }

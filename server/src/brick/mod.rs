@@ -23,6 +23,7 @@ mod admit;
 mod clock;
 mod connection;
 mod core;
+mod directory;
 mod execute;
 mod gate;
 mod handover;

@@ -55,6 +55,9 @@ pub struct Pending {
     pub borrowed: Vec<Lease>,
     /// The lease that it waits for is to be one of those.
     pub borrowing: bool,
+    /// What a lookup found when its lease was asked for, and how many changes had been executed
+    /// by then. Gone when it has to wait.
+    pub found: Option<(u64, Return)>,
     pub started: Tick,
     /// Its reply does not go out with the turn in which it was read.
     pub deferred: bool,
@@ -111,6 +114,7 @@ impl Pending {
             grants: Vec::new(),
             borrowed: Vec::new(),
             borrowing: false,
+            found: None,
             started: now,
             deferred: false,
             vouched: false,
@@ -119,6 +123,7 @@ impl Pending {
 
     /// From now on its reply comes later than the others of its turn.
     pub fn defer(&mut self) {
+        self.found = None;
         if !self.deferred {
             self.deferred = true;
             self.conn.begin();

@@ -146,7 +146,7 @@ async fn take_over(brick: Rc<Brick>, epoch: Epoch) {
     let mut table = LeaseTable::new_lead(epoch, collected.graced, sessions);
     // A set in which no grace has ended yet has never granted anything.
     if collected.graced != Epoch::NONE || core.store.opened().suspect() {
-        table.leased_until(core.setup.gate.leased_until());
+        table.earlier_leases(core.setup.gate.leased_until());
     }
     let commands = table.lists_settled(now());
     core.lead = Some(Lead::new(table));

@@ -475,3 +475,70 @@ fn the_next_wake_is_never_after_something_is_due() {
     assert!(matches!(fired[0], LeaseCommand::Settle { .. }), "{fired:?}");
     assert!(now.since(at(100)) >= RECALL_OVERDUE && now < at(1600));
 }
+
+/// A lead that left, or restarted fast, ends no lease by that: what it granted runs on.
+#[test]
+fn the_grace_lasts_while_leases_of_an_earlier_lead_may_run() {
+    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), [W]);
+    table.earlier_leases(at(1575));
+    assert!(table.lists_settled(at(0)).is_empty());
+    let (_, commands) =
+        table.reclaim(at(1), &claim(W, 1, 5, 5), &Numbers::default()).expect("in the grace");
+    assert!(commands.is_empty(), "a session that no member knows may hold a lease");
+    assert_eq!(table.next_wake(), Some(at(1576)));
+    assert!(table.tick(at(1574)).is_empty());
+    let late = table.reclaim(at(1574), &claim(M, 2, 5, 5), &Numbers::default());
+    assert_eq!(late.expect("still in the grace").0.granted.len(), 1);
+    assert_eq!(table.tick(at(1576)), [LeaseCommand::NoteGraced { epoch: Epoch(6) }]);
+    // Run out long ago, as after an eviction: it ends with the last reclaim.
+    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), [W]);
+    table.earlier_leases(at(0));
+    assert!(table.lists_settled(at(10)).is_empty());
+    let (_, commands) =
+        table.reclaim(at(11), &claim(W, 1, 5, 5), &Numbers::default()).expect("in the grace");
+    assert_eq!(commands, [LeaseCommand::NoteGraced { epoch: Epoch(6) }]);
+}
+
+/// All members have restarted and forgot their sessions; the mounts live.
+#[test]
+fn holders_whom_nobody_remembers_have_the_whole_grace_to_reclaim() {
+    let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), []);
+    assert!(table.lists_settled(at(0)).is_empty());
+    let late = table.reclaim(at(400), &claim(W, 1, 5, 5), &Numbers::default());
+    let (reclaimed, commands) = late.expect("in the grace");
+    assert_eq!(reclaimed.granted.len(), 1);
+    assert!(commands.is_empty());
+    assert_eq!(table.tick(at(500)), [LeaseCommand::NoteGraced { epoch: Epoch(6) }]);
+}
+
+/// A wish for a free lease behind somebody who waits is refused, not put in his queue: nobody
+/// would take the grant.
+#[test]
+fn a_wish_for_a_free_lease_never_waits() {
+    let mut table = serving(5);
+    let w = take(&mut table, 0, W, 1, Mode::Shared);
+    assert_eq!(recalls(&table.ask(at(1), wish(M, 1, 1, Mode::Exclusive))).len(), 1);
+    let ask = Ask { only_if_free: true, ..wish(N, 2, 1, Mode::Shared) };
+    let refused = LeaseCommand::Refuse { session: N, ask: 2, refusal: Refusal::Busy };
+    assert_eq!(table.ask(at(2), ask), [refused]);
+    let commands = table.on_return(at(3), W, w, Mode::None, false);
+    assert_eq!(granted(&commands).len(), 1, "M alone");
+    assert!(recalls(&commands).is_empty());
+}
+
+#[test]
+fn an_ask_for_nothing_is_answered_when_nobody_else_holds_the_key() {
+    let mut table = serving(5);
+    let w = take(&mut table, 0, W, 1, Mode::Shared);
+    let own = take(&mut table, 1, M, 1, Mode::Shared);
+    assert!(table.others_hold(M, key(1)) && !table.others_hold(M, key(2)));
+    assert_eq!(recalls(&table.ask(at(2), wish(M, 2, 1, Mode::None))), [(W, Mode::None)]);
+    assert!(table.ask(at(3), wish(N, 3, 1, Mode::Shared)).is_empty(), "waits behind it");
+    let answers = granted(&table.on_return(at(4), W, w, Mode::None, false));
+    assert_eq!((answers[0].0, answers[0].1.mode), (M, Mode::None));
+    assert_eq!(answers[1].0, N);
+    assert_eq!(table.held(M, key(1)), Some(own), "as it was");
+    assert!(!table.another_would_change(M, key(1)));
+    table.ask(at(5), wish(W, 5, 1, Mode::Exclusive));
+    assert!(table.another_would_change(M, key(1)) && !table.another_changes(M, key(1)));
+}

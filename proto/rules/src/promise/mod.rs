@@ -80,8 +80,9 @@ impl Promises {
         }
         let keys: Vec<_> = self.seats_of(set).collect();
         for key in keys {
+            let local_lead = self.local_lead(&key, map);
             let Some(seat) = self.seats.get_mut(&key) else { continue };
-            if self.me_leads(seat, key.1) {
+            if local_lead {
                 seat.full_term(now);
             }
             let replaced = seat.on_map(now, key.1, map);
@@ -89,6 +90,16 @@ impl Promises {
                 self.gone(brick, incarnation);
             }
         }
+    }
+
+    /// Whether the lead that `map` replaces is another brick of this process: no ping carries
+    /// the promises that it has from here.
+    fn local_lead(&self, (set, brick): &(SetKey, BrickId), map: &SetMap) -> bool {
+        let old = self.seats.get(&(*set, *brick)).and_then(|seat| seat.map.as_ref());
+        let lead = old.and_then(|old| old.member(old.lead?));
+        lead.is_some_and(|lead| {
+            lead.peer == self.me && lead.brick != *brick && map.lead != Some(lead.brick)
+        })
     }
 
     /// The peers to ping: all that share a set with a brick of this peer.

@@ -53,7 +53,7 @@ impl LeaseTable {
             sessions: awaiting.iter().map(|s| (*s, Session::default())).collect(),
             phase: Phase::Settling { awaiting },
             last_graced,
-            leased_until: Tick::ZERO,
+            earlier_until: Tick::ZERO,
             keys: BTreeMap::new(),
             pins: BTreeMap::new(),
             recalled: BTreeSet::new(),
@@ -66,8 +66,8 @@ impl LeaseTable {
     /// Leases of earlier leads may run until then: the grace lasts at least as long. Only an
     /// eviction waits them out before the new epoch begins; a lead that leaves or restarts
     /// does not. Said before `lists_settled`.
-    pub fn leased_until(&mut self, until: Tick) {
-        self.leased_until = until;
+    pub fn earlier_leases(&mut self, until: Tick) {
+        self.earlier_until = until;
     }
 
     /// The unsettled changes of all sessions are equal on all members: reclaims are accepted
@@ -77,11 +77,11 @@ impl LeaseTable {
         let mut commands = Vec::new();
         if let Phase::Settling { awaiting } = &mut self.phase {
             let awaiting = std::mem::take(awaiting);
-            let until = now.after(GRACE).max(self.leased_until);
+            let until = now.after(GRACE).max(self.earlier_until);
             // Nobody remembers a session, but leases were granted in this set: living holders
             // are given the time to come.
             let forgotten = awaiting.is_empty() && self.last_graced != Epoch::NONE;
-            let at_least = if forgotten { until } else { self.leased_until };
+            let at_least = if forgotten { until } else { self.earlier_until };
             // Nobody could renew meanwhile; the count of their silence starts here.
             for session in self.sessions.values_mut() {
                 session.heard = now;

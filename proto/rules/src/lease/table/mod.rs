@@ -36,6 +36,7 @@ pub struct Ask {
     /// Names the request that waits for the answer.
     pub id: u64,
     pub key: LeaseKey,
+    /// `None`: nothing is granted; the answer comes when nobody else holds the key.
     pub mode: Mode,
     /// At once or not at all; never recalls anybody.
     pub only_if_free: bool,
@@ -164,7 +165,7 @@ pub struct LeaseTable {
     phase: Phase,
     last_graced: Epoch,
     /// Until when leases of earlier leads may run.
-    leased_until: Tick,
+    earlier_until: Tick,
     keys: BTreeMap<LeaseKey, Key>,
     sessions: BTreeMap<SessionId, Session>,
     pins: BTreeMap<Gfid, BTreeSet<SessionId>>,
@@ -234,7 +235,7 @@ impl LeaseTable {
             return refuse(Refusal::UnknownSession);
         }
         let key = self.keys.entry(ask.key).or_default();
-        if key.queue.len() >= QUEUE_MAX || (ask.only_if_free && !key.free_for(&ask)) {
+        if key.queue.len() >= QUEUE_MAX || (ask.only_if_free && !key.at_once(&ask)) {
             self.tidy(ask.key);
             return refuse(Refusal::Busy);
         }
@@ -320,6 +321,27 @@ impl LeaseTable {
         self.holder(session, key).map(|h| Lease { key, mode: h.mode, number: h.number })
     }
 
+    /// Whether another session holds the key in any mode, or will.
+    pub fn others_hold(&self, session: SessionId, key: LeaseKey) -> bool {
+        self.keys.get(&key).is_some_and(|k| {
+            let mut sessions = k.holders.keys().copied().chain(k.queue.iter().map(|a| a.session));
+            k.settling > 0 || sessions.any(|s| s != session)
+        })
+    }
+
+    /// Whether another session may change what the key stands for.
+    pub fn another_changes(&self, session: SessionId, key: LeaseKey) -> bool {
+        let exclusive = |(s, h): (&SessionId, &Holder)| *s != session && h.mode == Mode::Exclusive;
+        self.keys.get(&key).is_some_and(|k| k.holders.iter().any(exclusive))
+    }
+
+    /// As `another_changes`, or waits to.
+    pub fn another_would_change(&self, session: SessionId, key: LeaseKey) -> bool {
+        let waits = |ask: &Ask| ask.session != session && ask.mode == Mode::Exclusive;
+        self.another_changes(session, key)
+            || self.keys.get(&key).is_some_and(|k| k.queue.iter().any(waits))
+    }
+
     /// Everything that needed settling in this scope is equal on all members.
     pub fn settled(&mut self, now: Tick, scope: SettleScope) -> Vec<LeaseCommand> {
         let mut commands = Vec::new();
@@ -376,6 +398,9 @@ impl LeaseTable {
         }
         self.waiting.remove(&(ask.session, ask.id));
         let lease = match self.held(ask.session, ask.key) {
+            _ if ask.mode == Mode::None => {
+                Lease { key: ask.key, mode: Mode::None, number: LeaseNumber::NONE }
+            }
             Some(held) if held.mode >= ask.mode => {
                 // The client counts a new term from this ask: so does the table.
                 self.hold(now, ask.session, held);
@@ -486,6 +511,12 @@ impl Key {
             && !self.holders.iter().any(|(session, h)| stands_in_way(*session, h, ask))
     }
 
+    /// Granted without waiting for anybody.
+    fn at_once(&self, ask: &Ask) -> bool {
+        let own_recalled = self.holders.get(&ask.session).is_some_and(|h| h.recalled.is_some());
+        self.queue.is_empty() && !own_recalled && self.free_for(ask)
+    }
+
     /// A contended key stays for a moment with whoever got it last.
     fn hold_until(&self, now: Tick, ask: &Ask) -> Tick {
         if now >= self.contended_until {
@@ -497,7 +528,7 @@ impl Key {
 }
 
 fn stands_in_way(session: SessionId, holder: &Holder, ask: &Ask) -> bool {
-    session != ask.session && (ask.mode == Mode::Exclusive || holder.mode == Mode::Exclusive)
+    session != ask.session && (ask.mode != Mode::Shared || holder.mode == Mode::Exclusive)
 }
 
 #[cfg(test)]
