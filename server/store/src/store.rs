@@ -235,7 +235,9 @@ impl Store {
         if self.health.is_failed() {
             return Err(Errno::EIO);
         }
-        let touches = call.fop.touches();
+        let mut touches = call.fop.touches();
+        // A truncation knows only here how much it cuts, and logs that itself.
+        touches.retain(|t| !matches!(t, Touch::Range { end: u64::MAX, .. }));
         if !touches.is_empty() {
             self.dirty.store(true, Ordering::Release);
             self.log(ctx.interval, self.logged_before(&call.fop, &touches))?;
