@@ -50,6 +50,8 @@ impl Core {
             LeaseKey::Inode(_) => match (pending.op.class(), only_if_free) {
                 (_, true) if table.another_would_change(session, part) => First::Without,
                 (Class::Read, _) if table.another_would_change(session, part) => First::Borrow,
+                // It takes the part itself before it is answered, in the common order.
+                (_, false) if wants_part(pending, key.gfid()) => First::Nothing,
                 (_, false) if table.another_changes(session, part) => First::BorrowPart,
                 _ => First::Nothing,
             },
@@ -88,6 +90,11 @@ impl Core {
             _ => true,
         }
     }
+}
+
+fn wants_part(pending: &Pending, gfid: Gfid) -> bool {
+    let exclusive = Mode::Exclusive as i32;
+    pending.wants.iter().any(|w| w.key.part && w.key.gfid == gfid && w.mode == exclusive)
 }
 
 /// A part that is to be changed, while others hold the inode.

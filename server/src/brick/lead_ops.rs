@@ -181,7 +181,12 @@ impl Core {
             }
         }
         if self.granted_too_early(&pending, lease) {
-            // Held now, so nobody else can get the inode any more; to be cleared of it first.
+            // Kept, it could wait for a request that waits for it. Unless the client knows of
+            // an earlier, shared one: then nobody else gets the inode while it is cleared.
+            if !pending.upgrades {
+                pending.grants.retain(|g| LeaseKey::from(g.key) != lease.key);
+                self.give_back(pending.head.session, lease);
+            }
             let (key, mode) = (lease.key.into(), lease.mode as i32);
             pending.wants.push(Want { key, mode, ..Want::default() });
         }

@@ -1,5 +1,6 @@
 //! A brick over loopback, with a real store and the raw codec.
 
+mod lease_test;
 mod measure_test;
 mod rig;
 mod serve_test;

@@ -408,11 +408,17 @@ impl Client {
 
     /// Asks again while the brick says that it is not the time yet.
     pub fn ask_patiently(&mut self, ask: &Ask) -> Got {
-        use proto::Refusal::{Busy, Grace, NotServing};
+        use proto::Refusal::{self, Busy, Grace, NotServing};
         for _ in 0..400 {
             let got = self.ask(ask);
             match got.head.status() {
                 Status::Failed(Failure::Refused(Grace | Busy | NotServing)) => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                // The map is on its way to the brick.
+                Status::Failed(Failure::Refused(Refusal::Epoch { current }))
+                    if current < self.epoch.0 =>
+                {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 _ => return got,

@@ -120,7 +120,7 @@ fn a_new_lead_settles_from_its_own_copy_and_takes_reclaims() {
     let mut ask = Ask::new(Acquire {});
     ask.wants = vec![reclaim];
     let got = session[1].ask_patiently(&ask);
-    let again = got.grant(key).expect("reclaimed").number;
+    let again = got.grant(key).unwrap_or_else(|| panic!("{:?}", got.head)).number;
     assert!(again > number);
     assert_eq!(bytes_at(&rig, 2, file), b"half", "settled before the reclaim was answered");
     change(&mut session, &[1, 2], 3, write(file, b"more"), b"more", (key, again));
