@@ -103,6 +103,7 @@ impl Volume {
                 // The lease is ours until a recall has returned, even while it is recalled.
                 let ours = state.recalling > 0 || self.exclusive(node.gfid);
                 if ours && self.recalls_none_since(&before) {
+                    let attr = own_size(&state, attr, &run, inside);
                     self.note(&mut state, attr);
                     self.keep_written(&mut state, &attr, &run);
                 } else {
@@ -150,6 +151,16 @@ impl Volume {
             dirty.remove(&node.gfid);
         }
     }
+}
+
+/// Writes of one file are under way together, and members execute them in any order: an
+/// answer's size may lack what another one adds. Under the exclusive lease this mount knows
+/// the size: only a write that is not inside the file moves it, and never down.
+fn own_size(state: &State, mut attr: Attr, run: &Run, inside: bool) -> Attr {
+    if let Some(known) = state.attr {
+        attr.size = if inside { known.size } else { known.size.max(run.end()) };
+    }
+    attr
 }
 
 /// What may be sent next.
