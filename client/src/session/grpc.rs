@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream::FuturesUnordered;
 use proto::ports;
 use proto_grpc::connect::{self, WithToken};
 use proto_grpc::control::volume_client::VolumeClient;
@@ -18,6 +19,8 @@ use tonic::{Code, Status};
 
 use super::control::{ControlError, ControlPlane, MapStream, Ticket};
 
+/// A server that is up opens a stream in a few milliseconds.
+const STAGGER: Duration = Duration::from_millis(30);
 /// A server that has not answered by then is passed over for the next one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,38 @@ impl GrpcControl {
         Ok(VolumeClient::with_interceptor(channel, WithToken(token)))
     }
 
+    /// Asks all servers, each a moment after the one before, beginning after the one that
+    /// answered last; the first answer counts. For what cannot wait for a peer that is cut off.
+    async fn any<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, ControlError>
+    where
+        F: Future<Output = Result<T, Status>> + Send,
+    {
+        let count = self.servers.len().max(1);
+        let start = self.current.load(Relaxed) + 1;
+        let ask = &ask;
+        let mut asked: FuturesUnordered<_> = (0..count)
+            .map(|i| async move {
+                tokio::time::sleep(STAGGER * i as u32).await;
+                let at = (start + i) % count;
+                let answer = async { ask(self.client(at).await?).await.map_err(|s| told(&s)) };
+                (at, timeout(ANSWER_TIMEOUT, answer).await)
+            })
+            .collect();
+        let mut last = ControlError::Unreachable("no servers are named".into());
+        while let Some((at, answer)) = asked.next().await {
+            match answer {
+                Ok(Ok(answer)) => {
+                    self.current.store(at, Relaxed);
+                    return Ok(answer);
+                }
+                Ok(Err(refused @ ControlError::Refused(_))) => return Err(refused),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = ControlError::Unreachable("no answer".into()),
+            }
+        }
+        Err(last)
+    }
+
     /// Asks servers, beginning with the one that answered last, until one answers.
     async fn first<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, ControlError>
     where
@@ -132,7 +167,7 @@ impl ControlPlane for GrpcControl {
     async fn watch_map(&self, known: u64) -> Result<MapStream, ControlError> {
         let request = WatchMapRequest { volume: self.volume.clone(), known_version: known };
         let stream = self
-            .first(|mut client| {
+            .any(|mut client| {
                 let request = request.clone();
                 async move { client.watch_map(request).await }
             })
