@@ -61,6 +61,13 @@ pub trait Below: Send + Sync + 'static {
     /// The first open and the last close of an inode here (pins ride on lease returns).
     fn set_open(&self, gfid: Gfid, open: bool);
 
+    /// Takes space for bytes that will be buffered, if the set's lead has lent so much.
+    fn take_space(&self, set: SetId, bytes: u64) -> bool;
+
+    /// As `take_space`, and asks the lead for more. Waits for it: never with a lease in use.
+    /// ENOSPC when there is no more.
+    fn wait_for_space(&self, set: SetId, bytes: u64) -> Boxed<'_, Result<(), Errno>>;
+
     /// A stamp for buffered changes: the same clock as the one `call` uses.
     fn stamp(&self) -> Stamp;
 
@@ -81,4 +88,7 @@ pub trait Keeper: Send + Sync {
     /// The lease is gone without a recall (revoked, run out, not reclaimed). Dirty data under
     /// it is lost: the next fsync and close of its open files answer EIO.
     fn lost(&self, set: SetId, key: LeaseKey);
+
+    /// Bytes held back for a set: taken, and not on its members yet.
+    fn buffered(&self, set: SetId) -> u64;
 }

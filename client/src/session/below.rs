@@ -67,6 +67,14 @@ impl Below for Session {
         }
     }
 
+    fn take_space(&self, set: SetId, bytes: u64) -> bool {
+        self.set(set).is_some_and(|state| state.credit.take(bytes))
+    }
+
+    fn wait_for_space(&self, set: SetId, bytes: u64) -> Boxed<'_, Result<(), Errno>> {
+        Box::pin(async move { Session::take_space(self, set, bytes, self.deadline()).await })
+    }
+
     fn stamp(&self) -> Stamp {
         self.stamps.next(clock::now())
     }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::fop::{Answer, Call, LeaseKey, Renew};
+use proto::fop::{Answer, Call, LeaseKey};
 use proto::frame::Status;
 use proto::{BrickId, Epoch, Failure, Refusal, SetId};
 use proto_rules::time::RENEW_EVERY;
@@ -51,7 +51,7 @@ pub(super) async fn beat(session: Arc<Session>) {
 
 async fn renew(session: &Session, state: &SetState, at: (SetId, Epoch), client: &BrickClient) {
     let mark = state.replica.mark();
-    let call = Call::new(Renew { mark });
+    let call = Call::new(state.credit.renewal(mark, session.buffered(at.0), 0));
     let request = Request { mark, ..Request::new(&call, at.1) };
     match timeout(ANSWER_TIMEOUT, client.exchange_in_background(&request)).await {
         Ok(Ok(reply)) => answered(session, state, at.0, client.brick(), reply),
@@ -60,7 +60,14 @@ async fn renew(session: &Session, state: &SetState, at: (SetId, Epoch), client: 
     }
 }
 
-fn answered(session: &Session, state: &SetState, set: SetId, brick: BrickId, reply: Reply) {
+/// Takes in what a renewal says.
+pub(super) fn answered(
+    session: &Session,
+    state: &SetState,
+    set: SetId,
+    brick: BrickId,
+    reply: Reply,
+) {
     let now = clock::now();
     let sent = reply.sent;
     match reply.status {
@@ -84,6 +91,9 @@ fn answered(session: &Session, state: &SetState, set: SetId, brick: BrickId, rep
                 let overdue: Vec<LeaseKey> =
                     renewed.overdue.iter().map(|key| LeaseKey::from(*key)).collect();
                 state.leases.renewed(brick, sent, renewed.term_ms, &overdue);
+                if let Some(limit) = renewed.space_limit {
+                    state.credit.set_limit(limit);
+                }
                 // One clock for the session: that of the first set's lead.
                 if set == SetId(0) {
                     session.stamps.set(renewed.time_ns, now);

@@ -6,6 +6,7 @@
 //! heartbeat.rs  one renewal per brick each 300 ms: leases, settled marks, the leads' clocks
 //! leases.rs     what is held, who uses it, what has to go back
 //! recall.rs     the task that gives back, reclaims, and tells what was lost
+//! space.rs      what may be taken on a set before its lead has to be asked
 //! needs.rs      which leases an operation needs
 //! perform.rs    one operation: place, leases, change or read
 //! below.rs      the seam to the volume (`layer::Below`)
@@ -29,6 +30,7 @@ mod maps;
 mod needs;
 mod perform;
 mod recall;
+mod space;
 mod stamps;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -84,10 +86,11 @@ pub enum SessionError {
     Deleted(String),
 }
 
-/// One set: its members and its leases.
+/// One set: its members, its leases, and the space taken on it.
 struct SetState {
     replica: Arc<ReplicaSet>,
     leases: Arc<Leases>,
+    credit: space::Credit,
 }
 
 /// See the module.
@@ -294,7 +297,7 @@ impl Session {
     fn add_set(self: &Arc<Self>, id: SetId) -> Arc<SetState> {
         let replica = ReplicaSet::new(id, self.members.clone());
         let leases = Leases::new(self.counters.clone());
-        let state = Arc::new(SetState { replica, leases });
+        let state = Arc::new(SetState { replica, leases, credit: space::Credit::default() });
         let mut sets = self.sets.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         sets.push(state.clone());
         drop(sets);

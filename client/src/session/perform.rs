@@ -165,6 +165,7 @@ impl Session {
             call.stamp = self.stamps.next(clock::now());
         }
         let state = self.set(set).ok_or(Errno::EIO)?;
+        self.take_space(set, super::space::needed(&call), deadline).await?;
         let _sealed = self.seal(&call.fop, set, deadline).await?;
         let keys = needs::of_change(&call.fop);
         state.leases.worth_asking(&mut wants);

@@ -40,6 +40,8 @@ pub struct MemoryBrick {
     map: Arc<VolumeMap>,
     sessions: Mutex<Vec<Arc<Session>>>,
     delay_us: AtomicU64,
+    /// Bytes that sessions may still take.
+    free: AtomicU64,
 }
 
 struct State {
@@ -68,6 +70,11 @@ pub struct MemoryBelow {
 }
 
 impl MemoryBrick {
+    /// Bytes that sessions may take from now on.
+    pub fn set_free(&self, bytes: u64) {
+        self.free.store(bytes, Ordering::Relaxed);
+    }
+
     pub fn new() -> Arc<MemoryBrick> {
         Self::with_options(VolumeOptions::default())
     }
@@ -102,6 +109,7 @@ impl MemoryBrick {
             map: Arc::new(map),
             sessions: Mutex::default(),
             delay_us: AtomicU64::new(0),
+            free: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -455,6 +463,16 @@ impl Below for MemoryBelow {
                 state.tree.forget(gfid);
             }
         }
+    }
+
+    fn take_space(&self, _set: SetId, bytes: u64) -> bool {
+        let rest = |free: u64| free.checked_sub(bytes);
+        self.brick.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).is_ok()
+    }
+
+    fn wait_for_space(&self, set: SetId, bytes: u64) -> Boxed<'_, Result<(), Errno>> {
+        let taken = self.take_space(set, bytes);
+        Box::pin(std::future::ready(if taken { Ok(()) } else { Err(Errno::ENOSPC) }))
     }
 
     fn stamp(&self) -> Stamp {

@@ -57,6 +57,7 @@ pub struct Seen {
 struct State {
     epoch: u64,
     term_ms: u32,
+    space_limit: u64,
     acts: HashMap<Op, VecDeque<Act>>,
     seen: Vec<Seen>,
     hellos: Vec<Hello>,
@@ -93,7 +94,7 @@ impl ScriptedBrick {
     pub async fn start(brick: BrickId) -> ScriptedBrick {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = State { epoch: 1, term_ms: 1500, ..State::default() };
+        let state = State { epoch: 1, term_ms: 1500, space_limit: 1 << 40, ..State::default() };
         let shared = Arc::new(Shared {
             brick,
             state: Mutex::new(state),
@@ -137,6 +138,11 @@ impl ScriptedBrick {
     /// What renewals say; 0: cannot renew.
     pub fn set_term(&self, term_ms: u32) {
         self.state().term_ms = term_ms;
+    }
+
+    /// Up to where a session may take space, from the next renewal on.
+    pub fn set_space_limit(&self, bytes: u64) {
+        self.state().space_limit = bytes;
     }
 
     pub fn set_overdue(&self, keys: Vec<LeaseKey>) {
@@ -433,6 +439,7 @@ impl State {
                 overdue: self.overdue.clone(),
                 time_ns: TIME_NS,
                 map_version: 0,
+                space_limit: Some(self.space_limit),
             }),
             _ => Answer::Done(Done {}),
         }

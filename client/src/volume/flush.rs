@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::fop::{Call, LeaseKey, Write};
-use proto::{Attr, Errno};
+use proto::{Attr, Errno, SetId};
 
 use super::node::{Behind, Node, State};
 use super::{Volume, answer};
@@ -56,6 +56,13 @@ impl Volume {
         for node in &nodes {
             self.flush_node(node).await;
         }
+    }
+
+    /// Buffered bytes of a set's inodes, those under way included.
+    pub(super) fn buffered(&self, set: SetId) -> u64 {
+        let nodes: Vec<Arc<Node>> = lock(&self.dirty).values().cloned().collect();
+        let here = nodes.iter().filter(|node| self.below.set_of_inode(node.gfid) == set);
+        here.map(|node| node.lock().behind.as_ref().map_or(0, |b| b.bytes())).sum()
     }
 
     pub(super) fn want_flushed(&self, node: &Arc<Node>, mark: u64) {

@@ -208,6 +208,10 @@ impl Keeper for Ear {
             volume.lost(set, key);
         }
     }
+
+    fn buffered(&self, set: proto::SetId) -> u64 {
+        self.0.upgrade().map_or(0, |volume| volume.buffered(set))
+    }
 }
 
 /// A wish for a lease.

@@ -34,7 +34,8 @@ impl Volume {
     /// as it is under the exclusive lease. Answers the position after the last byte.
     ///
     /// # Errors
-    /// EFBIG, what a lease costs, and for synchronous files what the bricks answer.
+    /// EFBIG, ENOSPC before a byte is buffered, what a lease costs, and for synchronous files
+    /// what the bricks answer.
     pub async fn write(
         &self,
         file: &File,
@@ -77,6 +78,10 @@ impl Volume {
         let node = &file.node;
         let set = self.below.set_of_inode(node.gfid);
         let key = LeaseKey::Inode(node.gfid);
+        let needed = needed(node, (!append).then_some(offset), data.len() as u64);
+        if !self.below.take_space(set, needed) {
+            self.below.wait_for_space(set, needed).await?;
+        }
         loop {
             let guard = self.below.hold(set, key, Mode::Exclusive);
             if guard.is_none() && !(how.from_mapping && node.lock().recalling > 0) {
@@ -166,5 +171,16 @@ impl Volume {
             self.want_flushed(node, mark);
             done.await;
         }
+    }
+}
+
+/// Space that a write takes at most: none where the file has its blocks already.
+fn needed(node: &Node, offset: Option<u64>, len: u64) -> u64 {
+    let state = node.lock();
+    let end = offset.and_then(|at| at.checked_add(len));
+    let dense = |attr: &Attr, end: u64| end <= attr.size && attr.size.div_ceil(512) <= attr.blocks;
+    match (state.attr, end) {
+        (Some(attr), Some(end)) if dense(&attr, end) => 0,
+        _ => len,
     }
 }

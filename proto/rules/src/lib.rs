@@ -20,6 +20,7 @@ pub mod promise;
 pub mod restart;
 pub mod set;
 pub mod settle;
+pub mod space;
 pub mod time;
 pub mod txn;
 pub mod window;

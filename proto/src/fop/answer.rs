@@ -189,6 +189,9 @@ pub struct Renewed {
     /// Newest volume map version that the member knows.
     #[prost(uint64, tag = "4")]
     pub map_version: u64,
+    /// Bytes that the session may take on the set in all; only the lead says so.
+    #[prost(uint64, optional, tag = "5")]
+    pub space_limit: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

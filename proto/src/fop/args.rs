@@ -310,6 +310,15 @@ pub struct Renew {
     /// Settled mark of this session on this brick's set, also in idle times.
     #[prost(uint64, tag = "1")]
     pub mark: u64,
+    /// Space taken on the set since the session began, in bytes: at most the last limit heard.
+    #[prost(uint64, tag = "2")]
+    pub taken: u64,
+    /// Of `taken`, what is not in the session's buffers any more.
+    #[prost(uint64, tag = "3")]
+    pub done: u64,
+    /// Bytes wanted at once beyond `taken`.
+    #[prost(uint64, tag = "4")]
+    pub need: u64,
 }
 
 /// flock or fcntl lock. `end` is exclusive; u64::MAX means to the end of the file.

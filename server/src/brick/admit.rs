@@ -49,9 +49,6 @@ impl Core {
             if let Some(refusal) = self.not_leading(&pending) {
                 return self.refuse(pending, refusal);
             }
-            if !pending.wants.is_empty() && Self::needs_space(pending.op) && self.out_of_space() {
-                return self.fail(pending, Errno::ENOSPC);
-            }
             pending = match self.take_leases(pending) {
                 Some(pending) => pending,
                 None => return,

@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use proto::fop::{Answer, Call, Changed, ChangedItem, Op, Return};
+use proto::fop::{Answer, Call, Changed, ChangedItem, Return};
 use proto::map::VolumeMap;
 use proto::{Epoch, Errno, Failure, Gfid, Refusal, SessionId};
 use proto_rules::Tick;
@@ -355,20 +355,17 @@ impl Core {
         self.cancel_waits(conn);
     }
 
-    /// Whether an operation needs space, which the lead refuses while it is short.
-    pub fn needs_space(op: Op) -> bool {
-        matches!(op, Op::Create | Op::Write | Op::Fallocate | Op::Setxattr | Op::Link)
-    }
-
-    /// Below the reserve here or on any other in-sync member.
-    pub fn out_of_space(&self) -> bool {
+    /// Bytes that sessions may still fill: the least free space of the in-sync members, as
+    /// pings carry it, less the reserve.
+    pub fn space_left(&self) -> u64 {
         let facts = self.setup.gate.facts();
         if facts.total_bytes == 0 {
-            return false;
+            // Not looked at yet.
+            return 0;
         }
         let set = self.map.as_ref().map_or(0, |m| m.options.reserve_bytes);
         let least = facts.free_bytes.min(self.setup.gate.others_free());
-        least < reserve(set, facts.total_bytes)
+        least.saturating_sub(reserve(set, facts.total_bytes))
     }
 }
 

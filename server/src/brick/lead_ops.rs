@@ -2,13 +2,14 @@
 
 use proto::fop::{
     Acquire, Answer, Done, Fop, Grant, KeyMsg, LeaseKey, Lock, Locked, Mode, Recall, Release,
-    Renewed, TestLock, Want,
+    Renew, Renewed, TestLock, Want,
 };
 use proto::frame::{FrameKind, Header};
 use proto::{Epoch, Errno, Gfid, LeaseNumber, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::lease::table::{Ask, LeaseCommand, Reclaim, ReclaimedLease, term};
+use proto_rules::space::Use;
 use proto_rules::time::MS;
 
 use super::admit::Asked;
@@ -243,7 +244,7 @@ impl Core {
                 }
             }
             Fop::Release(release) => self.release(pending, &release),
-            Fop::Renew(_) => self.renew(pending),
+            Fop::Renew(renew) => self.renew(pending, &renew),
             Fop::Lock(lock) => {
                 pending.wants.clear();
                 self.lock(pending, &lock);
@@ -309,14 +310,17 @@ impl Core {
         self.forget_orphans(unpinned);
     }
 
-    fn renew(&mut self, pending: Pending) {
+    fn renew(&mut self, pending: Pending, asked: &Renew) {
         let term = term(now(), self.member.serve_until());
+        let left = self.space_left();
         let Some(lead) = &mut self.lead else { return };
         match lead.table.renew(now(), pending.head.session, term, &[]) {
             Err(refusal) => self.refuse(pending, refusal),
             Ok(renewed) => {
+                let used = Use { taken: asked.taken, done: asked.done, need: asked.need };
+                let limit = lead.space.renew(now(), pending.head.session, left, used);
                 let overdue = renewed.overdue.into_iter().map(KeyMsg::from).collect();
-                self.answer_renewal(pending, (renewed.term / MS) as u32, overdue);
+                self.answer_renewal(pending, (renewed.term / MS) as u32, overdue, Some(limit));
             }
         }
     }
@@ -326,12 +330,18 @@ impl Core {
         if let Fop::Renew(a) = &pending.call.fop {
             self.member.windows.set_mark(pending.head.session, proto::Seq(a.mark));
         }
-        self.answer_renewal(pending, 0, Vec::new());
+        self.answer_renewal(pending, 0, Vec::new(), None);
     }
 
-    fn answer_renewal(&mut self, pending: Pending, term_ms: u32, overdue: Vec<KeyMsg>) {
+    fn answer_renewal(
+        &mut self,
+        pending: Pending,
+        term_ms: u32,
+        overdue: Vec<KeyMsg>,
+        space_limit: Option<u64>,
+    ) {
         let map_version = self.map.as_ref().map_or(0, |map| map.version);
-        let renewed = Renewed { term_ms, overdue, time_ns: wall_ns(), map_version };
+        let renewed = Renewed { term_ms, overdue, time_ns: wall_ns(), map_version, space_limit };
         self.answer(pending, Outcome::Done(Answer::Renewed(renewed).into()));
     }
 

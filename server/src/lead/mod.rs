@@ -20,6 +20,7 @@ mod takeover;
 use std::collections::BTreeMap;
 
 use proto_rules::lease::table::LeaseTable;
+use proto_rules::space::Ledger;
 
 pub use locks::{LockKind, LockOutcome, Locks};
 pub use members::{Member, Members, PeerCredential};
@@ -31,6 +32,8 @@ use crate::brick::Pending;
 pub struct Lead {
     pub table: LeaseTable,
     pub locks: Locks,
+    /// Space lent to sessions.
+    pub space: Ledger,
     /// Requests that wait for a lease, by the ask's id.
     pub waiting: BTreeMap<u64, Pending>,
     /// Requests that wait for a lock, by the waiter's number.
@@ -44,6 +47,7 @@ impl Lead {
         Self {
             table,
             locks: Locks::default(),
+            space: Ledger::default(),
             waiting: BTreeMap::new(),
             lock_waiting: BTreeMap::new(),
             noting: false,

@@ -81,6 +81,9 @@ impl Core {
     /// A session is gone for good.
     pub fn forget_session(&mut self, session: SessionId, unpinned: Vec<Gfid>) {
         self.forget_orphans(unpinned);
+        if let Some(lead) = &mut self.lead {
+            lead.space.forget(session);
+        }
         let epoch = self.epoch();
         self.spawn(|brick| async move {
             let note = ClearWindows { sessions: vec![session.0], ..ClearWindows::default() };

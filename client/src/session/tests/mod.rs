@@ -4,6 +4,7 @@ mod changes;
 mod leasing;
 mod maps;
 mod reading;
+mod space;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -210,6 +211,10 @@ impl Keeper for Records {
 
     fn lost(&self, _: SetId, key: LeaseKey) {
         lock(&self.lost).push(key);
+    }
+
+    fn buffered(&self, _: SetId) -> u64 {
+        0
     }
 }
 

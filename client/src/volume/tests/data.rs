@@ -55,6 +55,25 @@ async fn stream_flows_while_it_is_written_and_stays_bounded() {
 }
 
 #[tokio::test]
+async fn a_write_without_space_is_refused_and_an_overwrite_needs_none() {
+    let brick = MemoryBrick::new();
+    let (volume, _) = mount(&brick).await;
+    let file = volume.open_path("/f", OpenHow::writing(), true).await.unwrap();
+    volume.write(&file, 0, pattern(8192).into(), now()).await.unwrap();
+    volume.flush(&file).await.unwrap();
+    brick.set_free(100);
+    let refused = volume.write(&file, 8192, pattern(101).into(), now()).await;
+    assert_eq!(refused.unwrap_err(), Errno::ENOSPC);
+    assert_eq!(volume.getattr(file.gfid()).await.unwrap().attr.size, 8192);
+    volume.write(&file, 4096, Bytes::from(vec![9; 4096]), now()).await.unwrap();
+    volume.write(&file, 8192, pattern(100).into(), now()).await.unwrap();
+    volume.close(file).await.unwrap();
+    let content = volume.read_file("/f").await.unwrap();
+    assert_eq!(content.len(), 8292);
+    assert!(content[4096..8192].iter().all(|byte| *byte == 9));
+}
+
+#[tokio::test]
 async fn reads_see_what_is_buffered_and_under_way() {
     let brick = MemoryBrick::new();
     let (volume, _) = mount(&brick).await;

@@ -57,14 +57,14 @@ fn measure_round_trips() {
         getattr.under = under(key, number);
         measure(&format!("getattr ({backend:?})"), |i| {
             if i % 1000 == 0 {
-                client.plain(proto::fop::Renew { mark: client.seq });
+                client.plain(proto::fop::Renew { mark: client.seq, ..Default::default() });
             }
             client.ask(&getattr).answer();
         });
         let data = vec![1; 4096];
         measure(&format!("write 4 KiB ({backend:?})"), |i| {
             if i % 1000 == 0 {
-                client.plain(proto::fop::Renew { mark: client.seq });
+                client.plain(proto::fop::Renew { mark: client.seq, ..Default::default() });
             }
             let offset = (i % 1024) * 4096;
             let write = Write { gfid: file, offset, len: 4096, ..Write::default() };
@@ -75,7 +75,7 @@ fn measure_round_trips() {
             if i % 16 != 0 {
                 return;
             }
-            client.plain(proto::fop::Renew { mark: client.seq });
+            client.plain(proto::fop::Renew { mark: client.seq, ..Default::default() });
             for _ in 0..16 {
                 client.send(&getattr);
             }

@@ -199,7 +199,7 @@ fn a_lease_of_a_session_that_is_not_renewed_runs_out() {
             scope.spawn(|| {
                 let mut renewer = rig.client(2);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    renewer.plain(Renew { mark: 0 }).answer();
+                    renewer.plain(Renew::default()).answer();
                     std::thread::sleep(Duration::from_millis(300));
                 }
             });

@@ -87,7 +87,7 @@ fn a_dead_sessions_unfinished_changes_are_made_equal_before_the_next_grant() {
 fn renew_for(rig: &Rig, session: u64, time: Duration) {
     let (began, mut client) = (Instant::now(), rig.client(session));
     while began.elapsed() < time {
-        client.plain(Renew { mark: 0 }).answer();
+        client.plain(Renew::default()).answer();
         std::thread::sleep(Duration::from_millis(200));
     }
 }
