@@ -242,7 +242,7 @@ impl Cluster {
             source: format!("{}:/{volume}", hosts.join(",")),
             options: options.to_owned(),
             point: self.scratch.path().join(format!("mnt{}", self.mounts)),
-            token: self.client_token()?,
+            token: Some(self.client_token()?),
             space: client,
         })
     }

@@ -25,8 +25,8 @@ pub struct Request {
     /// Comma-separated mount options, maybe empty.
     pub options: String,
     pub point: PathBuf,
-    /// Token file of a client: good for every peer, so that the mount outlives any of them.
-    pub token: PathBuf,
+    /// Token file of a client; without one the options say what lets the mount in.
+    pub token: Option<PathBuf>,
     pub space: Option<String>,
 }
 
@@ -56,12 +56,15 @@ impl Mount {
         let program = node::program("mount.brick")?;
         let mut command = netns::command(self.request.space.as_deref(), program.as_os_str());
         command.arg("-f").arg(&self.request.source).arg(&self.request.point);
-        let token = format!("credential={}", self.request.token.display());
-        let mut options = vec![token];
+        let token = self.request.token.as_ref();
+        let mut options: Vec<String> =
+            token.map(|file| format!("credential={}", file.display())).into_iter().collect();
         if !self.request.options.is_empty() {
             options.push(self.request.options.clone());
         }
-        command.args(["-o", &options.join(",")]);
+        if !options.is_empty() {
+            command.args(["-o", &options.join(",")]);
+        }
         command.env("NO_COLOR", "1");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = command.spawn().context("cannot start mount.brick")?;

@@ -156,12 +156,13 @@ fn a_mount_without_a_volume_or_a_credential_is_refused() {
         };
         refused(cluster.mount_request(0, "no-such-volume", "")?, "no-such-volume")?;
         let mut bare = cluster.mount_request(0, "gv0", "")?;
-        bare.token = cluster.path().join("no.token");
+        bare.token = Some(cluster.path().join("no.token"));
         refused(bare, "token")?;
         let mut forged = cluster.mount_request(0, "gv0", "")?;
-        let text = fs::read_to_string(&forged.token)?;
-        forged.token = cluster.path().join("forged.token");
-        fs::write(&forged.token, with_other_secret(&text))?;
+        let text = fs::read_to_string(forged.token.as_ref().context("a token")?)?;
+        let file = cluster.path().join("forged.token");
+        fs::write(&file, with_other_secret(&text))?;
+        forged.token = Some(file);
         refused(forged, "")?;
         cluster.brick(&["--mode=script", "volume", "stop", "gv0"])?;
         refused(cluster.mount_request(0, "gv0", "")?, "start")?;
@@ -251,6 +252,40 @@ fn fill_until_refused(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
         }
     }
     anyhow::bail!("280 MB fitted on a brick with 64 MiB free")
+}
+
+#[test]
+fn a_mount_by_the_local_socket_outlives_the_daemon_that_let_it_in() {
+    test("a_mount_by_the_local_socket", MOUNT_NEEDS, || {
+        integration::watchdog::judged("a_mount_by_the_local_socket", || {
+            let mut cluster = Cluster::with_volume(Spec::new("socket"))?;
+            let socket = cluster.nodes[0].state().join("control.sock");
+            let mut request =
+                cluster.mount_request(0, "gv0", &format!("socket={}", socket.display()))?;
+            // One server is named, and no token.
+            request.source = format!("{}:/gv0", cluster.nodes[0].host);
+            request.token = None;
+            let mount = Mount::new(request)?;
+            let load =
+                integration::load::Load::start(&mount.point().join("w"), Default::default())?;
+            load.wait_operations(50, Duration::from_secs(20))?;
+            cluster.nodes[0].stop()?;
+            load.wait_operations(50, Duration::from_secs(20))?;
+            // A change of the set's epoch that only the other peers can tell.
+            cluster.nodes[0].start()?;
+            cluster.wait_healed("gv0", Duration::from_secs(60))?;
+            cluster.nodes[0].stop()?;
+            load.wait_operations(50, Duration::from_secs(20))?;
+            cluster.nodes[0].start()?;
+            cluster.wait_healed("gv0", Duration::from_secs(60))?;
+            let (model, report) = load.finish()?;
+            report.demand(Duration::from_secs(3))?;
+            model.verify()?;
+            cluster.demand_equal_bricks("gv0")?;
+            cluster.passed();
+            Ok(())
+        })
+    });
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Control, Daemon, address, config, daemons, wait};
 use proto::map::MemberState;
 use proto::{Epoch, SetId};
+use proto_grpc::Credential;
 use proto_grpc::connect;
 use proto_grpc::control::volume_client::VolumeClient;
 use proto_grpc::control::{
@@ -17,7 +18,7 @@ use proto_grpc::control::{
     PeerDetachRequest, PeerProbeRequest, VolumeCreateRequest, VolumeForceRequest, VolumeRequest,
     VolumeSetRequest, WatchMapRequest,
 };
-use proto_grpc::{Credential, credential::Kind};
+use proto_grpc::credential::{Kind, Pass};
 use proto_rules::SetKey;
 use server::pool::membership::{Lack, Report};
 use server::pool::ticket::Ticket;
@@ -216,11 +217,10 @@ fn tickets_need_a_credential_and_maps_arrive_at_once() {
     let key = peers[0].pool().ticket_key().unwrap();
     let port = peers[0].config.control_port;
 
-    let ticket = |token: Option<&Credential>| {
-        let pin = token.unwrap_or(&local);
+    let ask = |pin: &Pass, token: Option<&Pass>| {
         peers[0].run(async {
             let mut client =
-                VolumeClient::new(connect::with_token(&host(&peers[0]), port, pin, None));
+                VolumeClient::new(connect::with_pass(&host(&peers[0]), port, pin, None));
             let wanted = GetTicketRequest { volume: "gv0".into(), ..Default::default() };
             let mut request = tonic::Request::new(wanted);
             if let Some(token) = token {
@@ -228,6 +228,9 @@ fn tickets_need_a_credential_and_maps_arrive_at_once() {
             }
             client.get_ticket(request).await.map(tonic::Response::into_inner)
         })
+    };
+    let ticket = |token: Option<&Credential>| {
+        ask(&token.unwrap_or(&local).pass(), token.map(Credential::pass).as_ref())
     };
     for good in [&token, &local] {
         let reply = ticket(Some(good)).unwrap();
@@ -240,8 +243,18 @@ fn tickets_need_a_credential_and_maps_arrive_at_once() {
     assert_eq!(ticket(Some(&forged)).unwrap_err().code(), tonic::Code::Unauthenticated);
     let elsewhere = Credential { pin: [9; 32], ..token.clone() };
     assert!(ticket(Some(&elsewhere)).is_err(), "a server of another pool is not trusted");
+    // A mount goes on with its ticket, whoever made it: the same session, another day.
+    for holder in [&token, &local] {
+        let first = ticket(Some(holder)).unwrap();
+        let pass = Pass::ticket(&first.ticket, first.ca.clone().try_into().unwrap());
+        assert_eq!(ask(&pass, Some(&pass)).unwrap().session, first.session);
+    }
+    let last = ticket(Some(&token)).unwrap();
+    let pass = Pass::ticket(&last.ticket, last.ca.clone().try_into().unwrap());
     peers[0].run(peers[0].control().client_remove(name)).unwrap();
     assert_eq!(ticket(Some(&token)).unwrap_err().code(), tonic::Code::Unauthenticated);
+    let refused = ask(&pass, Some(&pass)).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "its holder is gone");
 
     let daemon = &peers[0];
     daemon.run(async {

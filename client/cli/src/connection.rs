@@ -1,7 +1,7 @@
 //! The channel to a brickd: its root-only socket, or TLS with a token.
 
 use proto_grpc::Credential;
-use proto_grpc::connect::{self, WithToken};
+use proto_grpc::connect::{self, WithPass};
 use proto_grpc::control::control_client::ControlClient;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use crate::arguments::Arguments;
 use crate::output::Failure;
 
-pub type Control = ControlClient<InterceptedService<Channel, WithToken>>;
+pub type Control = ControlClient<InterceptedService<Channel, WithPass>>;
 
 /// # Errors
 /// Nobody listens, no permission, or no usable token.
@@ -31,10 +31,10 @@ pub async fn open(arguments: &Arguments) -> Result<Control, Failure> {
             let file = file.ok_or_else(|| Failure::plain("--host needs --token-file"))?;
             let token = Credential::read(file).map_err(|e| Failure::plain(e.to_string()))?;
             let (host, port) = host_and_port(host);
-            (connect::with_token(host, port, &token, None), Some(token))
+            (connect::with_pass(host, port, &token.pass(), None), Some(token.pass()))
         }
     };
-    Ok(ControlClient::with_interceptor(channel, WithToken(token)))
+    Ok(ControlClient::with_interceptor(channel, WithPass(token)))
 }
 
 fn host_and_port(text: &str) -> (&str, u16) {

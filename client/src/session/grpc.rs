@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::FuturesUnordered;
+use proto::map::VolumeMap;
 use proto::ports;
-use proto_grpc::connect::{self, WithToken};
+use proto_grpc::connect::{self, WithPass};
 use proto_grpc::control::volume_client::VolumeClient;
 use proto_grpc::control::{GetTicketRequest, MapUpdate, WatchMapRequest};
-use proto_grpc::credential::Credential;
+use proto_grpc::credential::{Credential, Pass};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::service::interceptor::InterceptedService;
@@ -18,6 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::control::{ControlError, ControlPlane, MapStream, Ticket};
+use crate::sync::lock;
 
 /// A server that is up opens a stream in a few milliseconds.
 const STAGGER: Duration = Duration::from_millis(30);
@@ -29,11 +32,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Access {
     /// A token that `brick client add` made, or the daemon's own one for local root.
     Token(Credential),
-    /// The daemon's root-only socket on this machine; the servers are not used.
+    /// The daemon's root-only socket on this machine.
     Socket(PathBuf),
 }
 
 /// What to ask for, and of whom.
+///
+/// The first ticket is got by what the user has: a token and the servers that were named, or
+/// the local socket. From then on the ticket itself opens every peer: the servers named and
+/// those of the volume's map, so that a mount depends on none of them.
 #[derive(Clone, Debug)]
 pub struct GrpcControl {
     servers: Vec<(String, u16)>,
@@ -41,11 +48,52 @@ pub struct GrpcControl {
     volume: String,
     subdir: String,
     read_only: bool,
-    /// The server that answered last; asked first next time.
-    current: std::sync::Arc<AtomicUsize>,
+    known: Arc<Mutex<Known>>,
+    /// The door that answered last; asked first next time.
+    current: Arc<AtomicUsize>,
 }
 
-type Client = VolumeClient<InterceptedService<Channel, WithToken>>;
+/// What was learnt on the way.
+#[derive(Debug, Default)]
+struct Known {
+    ticket: Option<Pass>,
+    /// Control ports of the volume's peers.
+    peers: Vec<(String, u16)>,
+}
+
+/// One way to the pool.
+#[derive(Clone, Debug)]
+enum Door {
+    Socket(PathBuf, Option<Pass>),
+    Server(String, u16, Pass),
+}
+
+type Client = VolumeClient<InterceptedService<Channel, WithPass>>;
+
+impl Door {
+    async fn open(&self) -> Result<Client, ControlError> {
+        let (channel, pass) = match self {
+            Door::Socket(path, pass) => {
+                let opened = connect::unix(path).await;
+                let channel = opened.map_err(|e| ControlError::Unreachable(e.to_string()))?;
+                (channel, pass.clone())
+            }
+            Door::Server(host, port, pass) => {
+                (connect::with_pass(host, *port, pass, None), Some(pass.clone()))
+            }
+        };
+        Ok(VolumeClient::with_interceptor(channel, WithPass(pass)))
+    }
+
+    async fn ask<T, F>(&self, ask: &impl Fn(Client) -> F) -> Result<T, ControlError>
+    where
+        F: Future<Output = Result<T, Status>> + Send,
+    {
+        let asked = async { ask(self.open().await?).await.map_err(|s| told(&s)) };
+        let late = || ControlError::Unreachable("no answer".into());
+        timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))
+    }
+}
 
 impl GrpcControl {
     /// `servers`: `host` or `host:port`, in order of preference.
@@ -56,7 +104,8 @@ impl GrpcControl {
             volume: volume.to_owned(),
             subdir: String::new(),
             read_only: false,
-            current: std::sync::Arc::default(),
+            known: Arc::default(),
+            current: Arc::default(),
         }
     }
 
@@ -70,75 +119,89 @@ impl GrpcControl {
         self
     }
 
-    async fn client(&self, at: usize) -> Result<Client, ControlError> {
-        let unreachable = |e: &dyn std::fmt::Display| ControlError::Unreachable(e.to_string());
-        let (channel, token) = match &self.access {
-            Access::Socket(path) => (connect::unix(path).await.map_err(|e| unreachable(&e))?, None),
-            Access::Token(token) => {
-                let (host, port) =
-                    self.servers.get(at).ok_or_else(|| unreachable(&"no servers are named"))?;
-                (connect::with_token(host, *port, token, None), Some(token.clone()))
+    /// All ways to the pool, always in the same order; the map's peers come last.
+    fn doors(&self) -> Vec<Door> {
+        let known = lock(&self.known);
+        let (mut doors, pass) = match (&self.access, &known.ticket) {
+            (Access::Socket(path), ticket) => {
+                (vec![Door::Socket(path.clone(), ticket.clone())], ticket.clone())
             }
+            (Access::Token(_), Some(ticket)) => (Vec::new(), Some(ticket.clone())),
+            (Access::Token(token), None) => (Vec::new(), Some(token.pass())),
         };
-        Ok(VolumeClient::with_interceptor(channel, WithToken(token)))
+        let Some(pass) = pass else { return doors };
+        let others = known.peers.iter().filter(|peer| !self.servers.contains(peer));
+        let servers = self.servers.iter().chain(others);
+        doors.extend(servers.map(|(host, port)| Door::Server(host.clone(), *port, pass.clone())));
+        doors
     }
 
-    /// Asks all servers, each a moment after the one before, beginning after the one that
+    /// Asks at all doors, each a moment after the one before, beginning after the one that
     /// answered last; the first answer counts. For what cannot wait for a peer that is cut off.
     async fn any<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, ControlError>
     where
         F: Future<Output = Result<T, Status>> + Send,
     {
-        let count = self.servers.len().max(1);
+        let doors = self.doors();
+        let (count, ask) = (doors.len(), &ask);
         let start = self.current.load(Relaxed) + 1;
-        let ask = &ask;
         let mut asked: FuturesUnordered<_> = (0..count)
-            .map(|i| async move {
-                tokio::time::sleep(STAGGER * i as u32).await;
+            .map(|i| {
                 let at = (start + i) % count;
-                let answer = async { ask(self.client(at).await?).await.map_err(|s| told(&s)) };
-                (at, timeout(ANSWER_TIMEOUT, answer).await)
+                let door = &doors[at];
+                async move {
+                    tokio::time::sleep(STAGGER * i as u32).await;
+                    (at, door.ask(ask).await)
+                }
             })
             .collect();
-        let mut last = ControlError::Unreachable("no servers are named".into());
+        let mut last = nobody();
         while let Some((at, answer)) = asked.next().await {
             match answer {
-                Ok(Ok(answer)) => {
+                Ok(answer) => {
                     self.current.store(at, Relaxed);
                     return Ok(answer);
                 }
-                Ok(Err(refused @ ControlError::Refused(_))) => return Err(refused),
-                Ok(Err(error)) => last = error,
-                Err(_) => last = ControlError::Unreachable("no answer".into()),
+                Err(refused @ ControlError::Refused(_)) => return Err(refused),
+                Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    /// Asks servers, beginning with the one that answered last, until one answers.
+    /// Asks at one door after the other, beginning with the one that answered last.
     async fn first<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, ControlError>
     where
         F: Future<Output = Result<T, Status>> + Send,
     {
-        let count = self.servers.len().max(1);
+        let doors = self.doors();
+        let count = doors.len();
         let start = self.current.load(Relaxed);
-        let mut last = ControlError::Unreachable("no servers are named".into());
+        let mut last = nobody();
         for at in (0..count).map(|i| (start + i) % count) {
-            let asked = async { ask(self.client(at).await?).await.map_err(|s| told(&s)) };
-            match timeout(ANSWER_TIMEOUT, asked).await {
-                Ok(Ok(answer)) => {
+            match doors[at].ask(&ask).await {
+                Ok(answer) => {
                     self.current.store(at, Relaxed);
                     return Ok(answer);
                 }
-                Ok(Err(refused @ ControlError::Refused(_))) => return Err(refused),
-                Ok(Err(error)) => last = error,
-                Err(_) => last = ControlError::Unreachable("no answer".into()),
+                Err(refused @ ControlError::Refused(_)) => return Err(refused),
+                Err(error) => last = error,
             }
         }
         // The next try begins with another one.
-        self.current.store((start + 1) % count, Relaxed);
+        self.current.store(start + 1, Relaxed);
         Err(last)
     }
+
+    /// Peers to ask later, from a map.
+    fn learn(known: &Mutex<Known>, map: &VolumeMap) {
+        let peers = map.peers.iter().map(|peer| (peer.host.clone(), peer.control_port));
+        lock(known).peers = peers.collect();
+    }
+}
+
+fn nobody() -> ControlError {
+    ControlError::Unreachable("no servers are named".into())
 }
 
 #[async_trait]
@@ -156,6 +219,9 @@ impl ControlPlane for GrpcControl {
             })
             .await?
             .into_inner();
+        if let Ok(ca) = <[u8; 32]>::try_from(reply.ca.as_slice()) {
+            lock(&self.known).ticket = Some(Pass::ticket(&reply.ticket, ca));
+        }
         Ok(Ticket {
             bytes: reply.ticket.into(),
             session: proto::SessionId(reply.session),
@@ -166,18 +232,28 @@ impl ControlPlane for GrpcControl {
 
     async fn watch_map(&self, known: u64) -> Result<MapStream, ControlError> {
         let request = WatchMapRequest { volume: self.volume.clone(), known_version: known };
-        let stream = self
-            .any(|mut client| {
-                let request = request.clone();
-                async move { client.watch_map(request).await }
-            })
-            .await?
-            .into_inner();
-        Ok(Box::pin(stream.map(|update| parse(update.map_err(|s| told(&s))?))))
+        let watch = |mut client: Client| {
+            let request = request.clone();
+            async move { client.watch_map(request).await }
+        };
+        let stream = match self.any(watch).await {
+            // A ticket that ran out while the machine slept: what the user has may still do.
+            Err(ControlError::Refused(_)) if lock(&self.known).ticket.take().is_some() => {
+                self.any(watch).await
+            }
+            answer => answer,
+        };
+        let stream = stream?.into_inner();
+        let known = self.known.clone();
+        Ok(Box::pin(stream.map(move |update| {
+            let map = parse(update.map_err(|s| told(&s))?)?;
+            map.iter().for_each(|map| GrpcControl::learn(&known, map));
+            Ok(map)
+        })))
     }
 }
 
-fn parse(update: MapUpdate) -> Result<Option<proto::map::VolumeMap>, ControlError> {
+fn parse(update: MapUpdate) -> Result<Option<VolumeMap>, ControlError> {
     if update.map.is_empty() {
         return Ok(None);
     }

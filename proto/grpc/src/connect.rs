@@ -26,7 +26,7 @@ use tonic::codegen::http::Uri;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::credential::{AUTHORIZATION, Credential};
+use crate::credential::{AUTHORIZATION, Pass};
 
 /// A name that every peer's certificate carries.
 pub const PEER_NAME: &str = "peer.brickwork";
@@ -144,37 +144,37 @@ pub async fn unix(path: &Path) -> Result<Channel, tonic::transport::Error> {
     endpoint().connect_with_connector(UnixDial(path.to_owned())).await
 }
 
-/// A channel to a peer's control port for the holder of a token. Connects when first used.
-pub fn with_token(host: &str, port: u16, token: &Credential, bind: Option<IpAddr>) -> Channel {
+/// A channel to a peer's control port for the holder of a pass. Connects when first used.
+pub fn with_pass(host: &str, port: u16, pass: &Pass, bind: Option<IpAddr>) -> Channel {
     TlsDial {
         host: host.to_owned(),
         port,
-        config: pinned(token.pin),
+        config: pinned(pass.pin),
         name: ServerName::try_from(PEER_NAME).expect("a valid constant name"),
         bind,
     }
     .channel()
 }
 
-/// Puts the token on a request. Only for channels made by [`with_token`], which are TLS.
-pub fn attach<T>(request: &mut tonic::Request<T>, token: &Credential) {
-    if let Ok(mut value) = MetadataValue::try_from(token.bearer()) {
+/// Puts the pass on a request. Only for channels made by [`with_pass`], which are TLS.
+pub fn attach<T>(request: &mut tonic::Request<T>, pass: &Pass) {
+    if let Ok(mut value) = MetadataValue::try_from(pass.header()) {
         value.set_sensitive(true);
         request.metadata_mut().insert(AUTHORIZATION, value);
     }
 }
 
-/// Adds the token to every request of a generated client (`with_interceptor`).
+/// Adds the pass to every request of a generated client (`with_interceptor`).
 #[derive(Clone, Debug)]
-pub struct WithToken(pub Option<Credential>);
+pub struct WithPass(pub Option<Pass>);
 
-impl tonic::service::Interceptor for WithToken {
+impl tonic::service::Interceptor for WithPass {
     fn call(
         &mut self,
         mut request: tonic::Request<()>,
     ) -> Result<tonic::Request<()>, tonic::Status> {
-        if let Some(token) = &self.0 {
-            attach(&mut request, token);
+        if let Some(pass) = &self.0 {
+            attach(&mut request, pass);
         }
         Ok(request)
     }

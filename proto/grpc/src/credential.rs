@@ -85,25 +85,60 @@ impl Credential {
         format!("{PREFIX}:{kind}:{}:{secret}:{pin}", self.name)
     }
 
-    /// The metadata value that proves this credential to a server.
-    pub fn bearer(&self) -> String {
+    /// What it opens peers with.
+    pub fn pass(&self) -> Pass {
         let kind = match self.kind {
             Kind::Local => "local",
             Kind::Client => "client",
         };
-        format!("Bearer {kind}:{}:{}", self.name, URL_SAFE_NO_PAD.encode(self.secret))
+        let secret = URL_SAFE_NO_PAD.encode(self.secret);
+        Pass { header: format!("Bearer {kind}:{}:{secret}", self.name), pin: self.pin }
+    }
+}
+
+/// Opens the control port of whoever shows the pinned certificate, or one issued by it.
+#[derive(Clone)]
+pub struct Pass {
+    header: String,
+    pub pin: [u8; 32],
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pass")
+    }
+}
+
+impl Pass {
+    /// Of a mount: its ticket, good for every peer of the pool whose CA is pinned.
+    pub fn ticket(ticket: &[u8], pin: [u8; 32]) -> Pass {
+        Pass { header: format!("Bearer ticket:{}", URL_SAFE_NO_PAD.encode(ticket)), pin }
     }
 
-    /// Kind, name and secret out of a metadata value.
-    pub fn from_bearer(value: &str) -> Option<(Kind, String, [u8; 32])> {
+    /// The metadata value that proves it to a server.
+    pub fn header(&self) -> &str {
+        &self.header
+    }
+}
+
+/// What a server finds in the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Token { kind: Kind, name: String, secret: [u8; 32] },
+    Ticket(Vec<u8>),
+}
+
+impl Shown {
+    /// `None`: not a value that a [`Pass`] makes.
+    pub fn parse(value: &str) -> Option<Shown> {
         let fields: Vec<&str> = value.strip_prefix("Bearer ")?.split(':').collect();
-        let [kind, name, secret] = fields[..] else { return None };
-        let kind = match kind {
-            "local" => Kind::Local,
-            "client" => Kind::Client,
+        let (kind, name, secret) = match fields[..] {
+            ["ticket", ticket] => return Some(Shown::Ticket(URL_SAFE_NO_PAD.decode(ticket).ok()?)),
+            ["local", name, secret] => (Kind::Local, name, secret),
+            ["client", name, secret] => (Kind::Client, name, secret),
             _ => return None,
         };
-        Some((kind, name.to_owned(), bytes32(secret)?))
+        Some(Shown::Token { kind, name: name.to_owned(), secret: bytes32(secret)? })
     }
 }
 
@@ -123,8 +158,11 @@ mod tests {
     fn a_token_survives_its_file_and_its_header() {
         let token = sample();
         assert_eq!(Credential::parse(&format!("{}\n", token.to_text())).unwrap(), token);
-        let (kind, name, secret) = Credential::from_bearer(&token.bearer()).unwrap();
-        assert_eq!((kind, name.as_str(), secret), (Kind::Client, "web1", [7; 32]));
+        let shown = Shown::parse(token.pass().header()).unwrap();
+        let expected = Shown::Token { kind: Kind::Client, name: "web1".into(), secret: [7; 32] };
+        assert_eq!(shown, expected);
+        let ticket = Pass::ticket(b"bytes", [1; 32]);
+        assert_eq!(Shown::parse(ticket.header()), Some(Shown::Ticket(b"bytes".to_vec())));
     }
 
     #[test]
@@ -133,7 +171,8 @@ mod tests {
         {
             assert!(Credential::parse(text).is_err(), "{text}");
         }
-        assert!(Credential::from_bearer("Bearer client:x:AA").is_none());
+        assert_eq!(Shown::parse("Bearer client:x:AA"), None);
+        assert_eq!(Shown::parse("Bearer ticket:!"), None);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use proto::SessionId;
 use proto::map::VolumeMap;
+use proto::{SessionId, VolumeId};
+use proto_grpc::connect::fingerprint;
 use proto_grpc::control::volume_server::Volume;
 use proto_grpc::control::{GetTicketReply, GetTicketRequest, MapUpdate, WatchMapRequest};
 use tokio::sync::{mpsc, watch};
@@ -11,8 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::caller::{self, Caller};
-use crate::pool::ticket::{Ticket, VALID_S};
-use crate::pool::{Pool, files};
+use crate::pool::ticket::{Holder, Ticket, VALID_S};
+use crate::pool::{Pool, files, identity};
 
 /// Maps on their way to one client; a slower one gets the newest next.
 const MAPS_MAX: usize = 2;
@@ -36,25 +37,32 @@ impl Volume for Service {
             return Err(Status::failed_precondition(why));
         }
         let options = volume.parsed_options();
-        if caller != Caller::Local && !admitted(remote, &options.auth_allow, &options.auth_reject) {
+        let is_local = matches!(
+            &caller,
+            Caller::Local | Caller::Mount(Ticket { holder: Holder::Peer(_), .. })
+        );
+        if !is_local && !admitted(remote, &options.auth_allow, &options.auth_reject) {
             return Err(Status::permission_denied(
                 "this address may not mount (auth.allow, auth.reject)",
             ));
         }
         let key = self.0.ticket_key().ok_or_else(|| Status::unavailable("no pool state yet"))?;
-        let ticket = Ticket {
-            volume: volume.id,
-            session: new_session()?,
-            read_only: request.read_only,
-            expires_s: files::wall_s() + VALID_S,
-            subdir: plain_subdir(&request.subdir)?,
+        let ticket = match caller {
+            Caller::Mount(held) if held.volume != volume.id => return Err(other_volume()),
+            // The same session with the same rights, for another while.
+            Caller::Mount(held) => Ticket { expires_s: files::wall_s() + VALID_S, ..held },
+            Caller::Local => self.first_ticket(volume.id, Holder::Peer(self.0.id()), &request)?,
+            Caller::Client(name) => self.first_ticket(volume.id, Holder::Client(name), &request)?,
         };
+        let ca = state.secrets.as_ref().map(|s| identity::certificate_of(&s.ca_pem)).transpose();
+        let ca = ca.map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(GetTicketReply {
             ticket: ticket.encode(&key),
             session: ticket.session.0,
             valid_s: VALID_S,
             volume_id: volume.id.as_bytes().to_vec(),
             read_only: ticket.read_only,
+            ca: ca.map(|ca| fingerprint(&ca).to_vec()).unwrap_or_default(),
         }))
     }
 
@@ -64,15 +72,40 @@ impl Volume for Service {
         &self,
         request: Request<WatchMapRequest>,
     ) -> Result<Response<Self::WatchMapStream>, Status> {
-        caller::caller(&self.0, &request)?;
+        let caller = caller::caller(&self.0, &request)?;
         let request = request.into_inner();
         let id = self.0.state().volume_by_name(&request.volume).map(|v| v.id);
+        if matches!(&caller, Caller::Mount(held) if id.is_some_and(|id| id != held.volume)) {
+            return Err(other_volume());
+        }
         let maps =
             id.and_then(|id| self.0.watch_map(id)).ok_or_else(|| unknown(&request.volume))?;
         let (sender, receiver) = mpsc::channel(MAPS_MAX);
         tokio::spawn(send_maps(maps, request.known_version, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+}
+
+impl Service {
+    fn first_ticket(
+        &self,
+        volume: VolumeId,
+        holder: Holder,
+        request: &GetTicketRequest,
+    ) -> Result<Ticket, Status> {
+        Ok(Ticket {
+            volume,
+            session: new_session()?,
+            holder,
+            read_only: request.read_only,
+            expires_s: files::wall_s() + VALID_S,
+            subdir: plain_subdir(&request.subdir)?,
+        })
+    }
+}
+
+fn other_volume() -> Status {
+    Status::permission_denied("the ticket is for another volume; mount again")
 }
 
 fn unknown(volume: &str) -> Status {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use proto::{BrickId, Epoch, Incarnation, VolumeId};
-use proto_grpc::connect::{self, WithToken};
+use proto_grpc::connect::{self, WithPass};
 use proto_grpc::control::control_client::ControlClient;
 use proto_grpc::peer::{BrickRun, HealRun};
 use proto_rules::SetKey;
@@ -22,7 +22,7 @@ use server::pool::{Hooks, Pool};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-pub type Control = ControlClient<InterceptedService<Channel, WithToken>>;
+pub type Control = ControlClient<InterceptedService<Channel, WithPass>>;
 
 /// An address that no other test run of this machine uses at the same time.
 pub fn address(test: u8, peer: u8) -> IpAddr {
@@ -68,7 +68,7 @@ impl Daemon {
 
     pub fn control(&self) -> Control {
         let channel = self.run(connect::unix(&self.config.control_socket())).unwrap();
-        ControlClient::with_interceptor(channel, WithToken(None))
+        ControlClient::with_interceptor(channel, WithPass(None))
     }
 
     pub fn kill(&mut self) {

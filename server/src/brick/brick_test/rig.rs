@@ -29,7 +29,7 @@ use crate::brick::{BrickCommand, BrickHandle, BrickIdentity, Gate, Owner, Setup,
 use crate::lead::PeerCredential;
 use crate::listener::{self, Door, Doorman, proof};
 use crate::metrics::BrickMetrics;
-use crate::pool::ticket::Ticket;
+use crate::pool::ticket::{Holder, Ticket};
 
 pub const KEY: [u8; 32] = [9; 32];
 
@@ -168,6 +168,7 @@ impl Rig {
         let ticket = Ticket {
             volume: self.map.volume,
             session: SessionId(session),
+            holder: Holder::Client("rig".into()),
             read_only: false,
             expires_s: u64::MAX,
             subdir: String::new(),
