@@ -46,6 +46,22 @@ impl Xfs {
         Ok(())
     }
 
+    /// Ends the file system as a loss of power does: what is not on the disk yet is gone.
+    ///
+    /// # Errors
+    /// xfs_io failed.
+    pub fn lose_power(&self) -> Result<()> {
+        sys::must("xfs_io", &["-x", "-c", "shutdown", &self.point.to_string_lossy()])?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// umount failed.
+    pub fn unmount(&self) -> Result<()> {
+        sys::must("umount", &[self.point.as_os_str()])?;
+        Ok(())
+    }
+
     /// Leaves at most `mib` MiB free by one large file beside the brick; returns that file.
     ///
     /// # Errors

@@ -126,7 +126,7 @@ async fn greet(
     identity: Identity,
 ) -> io::Result<(TcpStream, FrameReader, Welcome)> {
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
-    stream.set_nodelay(true)?;
+    proto_grpc::socket::prepare(&stream)?;
     let (ticket, peer_proof) = match identity.proof {
         Proof::Ticket(ticket) => (ticket, Bytes::new()),
         Proof::Peer(proof) => (Bytes::new(), proof),

@@ -63,7 +63,7 @@ impl TlsDial {
     pub async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
         let attempt = async {
             let tcp = self.tcp().await?;
-            tcp.set_nodelay(true)?;
+            crate::socket::prepare(&tcp)?;
             TlsConnector::from(self.config.clone()).connect(self.name.clone(), tcp).await
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {

@@ -7,6 +7,7 @@
 
 pub mod connect;
 pub mod credential;
+pub mod socket;
 
 pub use credential::Credential;
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use client::transport::{BrickClient, Connector, Counters, Identity, Proof, Pushes, Target};
 use proto::fop::{Call, Fop, Recall, Return, Under, Vouch};
 use proto::map::{SetMap, VolumeMap};
-use proto::{BrickId, Epoch, Errno, Failure, SessionId};
+use proto::{BrickId, Epoch, Errno, Failure, Refusal, SessionId};
+use tokio::sync::watch;
 
 use crate::brick::BrickIdentity;
 
@@ -31,6 +32,8 @@ pub struct Members {
     known: BTreeMap<BrickId, Arc<BrickClient>>,
     in_sync: Vec<BrickId>,
     lead: Option<BrickId>,
+    /// What is asked in an epoch ends with it: a member that was cut off never answers.
+    epoch: watch::Sender<Epoch>,
 }
 
 impl Members {
@@ -42,6 +45,7 @@ impl Members {
             known: BTreeMap::new(),
             in_sync: Vec::new(),
             lead: None,
+            epoch: watch::Sender::new(Epoch::NONE),
         }
     }
 
@@ -68,6 +72,7 @@ impl Members {
         }
         self.in_sync = set.in_sync().map(|m| m.brick).filter(|b| *b != me).collect();
         self.lead = set.lead;
+        self.epoch.send_replace(set.epoch);
     }
 
     fn connect(&self, target: Target) -> Option<Arc<BrickClient>> {
@@ -84,7 +89,8 @@ impl Members {
     /// The other in-sync members.
     pub fn in_sync(&self) -> Vec<Member> {
         let member = |brick: &BrickId| {
-            Some(Member { brick: *brick, client: self.known.get(brick)?.clone() })
+            let (client, now) = (self.known.get(brick)?.clone(), self.epoch.subscribe());
+            Some(Member { brick: *brick, client, now })
         };
         self.in_sync.iter().filter_map(member).collect()
     }
@@ -110,13 +116,15 @@ impl Members {
 pub struct Member {
     pub brick: BrickId,
     client: Arc<BrickClient>,
+    now: watch::Receiver<Epoch>,
 }
 
 impl Member {
     /// # Errors
-    /// The member's own answer; ETIMEDOUT or ENOTCONN when there was none.
+    /// The member's own answer; ETIMEDOUT or ENOTCONN when there was none; `Epoch` when
+    /// another one has begun.
     pub async fn call(&self, epoch: Epoch, fop: Fop) -> Result<Return, Failure> {
-        call(&self.client, epoch, fop).await
+        self.send(epoch, Call::new(fop)).await
     }
 
     /// As `call`, with bulk data.
@@ -124,7 +132,15 @@ impl Member {
     /// # Errors
     /// As `call`.
     pub async fn send(&self, epoch: Epoch, call: Call) -> Result<Return, Failure> {
-        exchange(&self.client, epoch, &call).await
+        let mut now = self.now.clone();
+        let moved = async {
+            // An error: the brick stops, and the call ends with it.
+            now.wait_for(|now| *now > epoch).await.map(|now| *now).ok()
+        };
+        tokio::select! {
+            answer = exchange(&self.client, epoch, &call) => answer,
+            Some(current) = moved => Err(Refusal::Epoch { current: current.0 }.into()),
+        }
     }
 }
 

@@ -233,7 +233,7 @@ fn hand_over(
 /// Replies are batched by us, so the kernel need not wait for more; a client's machine that
 /// vanished is noticed by keep-alive.
 fn prepared(stream: TcpStream) -> std::io::Result<std::net::TcpStream> {
-    stream.set_nodelay(true)?;
+    proto_grpc::socket::prepare(&stream)?;
     let stream = stream.into_std()?;
     let keep_alive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(10))

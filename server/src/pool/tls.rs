@@ -333,7 +333,7 @@ pub fn listen_tls(listener: TcpListener, tls: Arc<Tls>) -> Incoming {
 }
 
 async fn handshake(setup: &Setup, tcp: TcpStream) -> io::Result<ServerIo> {
-    tcp.set_nodelay(true)?;
+    proto_grpc::socket::prepare(&tcp)?;
     let accept = TlsAcceptor::from(setup.server.clone()).accept(tcp);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await??;
     let connection = setup.connection(&stream);

@@ -8,7 +8,9 @@ use proto::fop::{MarkStale, Return, StatfsAnswer};
 use proto::ids::{BrickId, Epoch, Gfid, Incarnation};
 use rocksdb::WriteBatch;
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use crate::checkpoint::{CHECKPOINT, CheckpointMark};
 use crate::db::{CF_STALE, Db};
@@ -39,16 +41,28 @@ pub fn wall_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The kernel's name for this start of the machine; empty where it has none.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+/// A name for the life of the page cache that holds what is not yet on the disk: this start of
+/// the machine and this mount of the brick's file system. A file system that shut itself down
+/// has lost its cache although the machine went on.
+fn cache_life(brick: BorrowedFd<'_>) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{} {}", boot.trim(), mounted(brick).unwrap_or(0))
+}
+
+/// The kernel makes the folder of a mounted XFS below /sys anew for each mount, under a number
+/// that it does not use again, and every mount namespace sees the same. `None` on other file
+/// systems.
+fn mounted(brick: BorrowedFd<'_>) -> Option<u64> {
+    let device = rustix::fs::fstat(brick).ok()?.st_dev;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    Some(std::fs::metadata(Path::new("/sys/fs/xfs").join(device.file_name()?)).ok()?.ino())
 }
 
 impl Facts {
     /// Reads what the last daemon left.
-    pub fn open(db: &Db) -> Result<(Facts, Opened), Errno> {
-        let boot_id = boot_id();
+    pub fn open(db: &Db, brick: BorrowedFd<'_>) -> Result<(Facts, Opened), Errno> {
+        let boot_id = cache_life(brick);
         let old_boot = db.fact(BOOT)?;
         let mark = db.fact(CHECKPOINT)?.and_then(|b| CheckpointMark::decode(&b));
         let opened = Opened {
@@ -128,10 +142,6 @@ impl Store {
         self.db.put_fact(INCARNATIONS, &bytes, true)?;
         self.facts.incarnations = all;
         Ok(())
-    }
-
-    pub fn boot_id(&self) -> &str {
-        &self.facts.boot_id
     }
 
     /// The last checkpoint that was completed.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,7 +156,7 @@ impl Store {
         let failed =
             |errno| Refused::Disk { path: path.clone(), what: "opening the database", errno };
         let (db, fresh) = crawl::open_db(&*disk, &tree, &health)?;
-        let (facts, mut opened) = Facts::open(&db).map_err(failed)?;
+        let (facts, mut opened) = Facts::open(&db, tree.root.as_fd()).map_err(failed)?;
         opened.fresh_db = fresh && !new;
         opened.boot_changed &= !new;
         let changes = if new {

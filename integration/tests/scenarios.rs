@@ -1,0 +1,357 @@
+//! What goes wrong in a machine room, on real processes: flapping links, everything down at
+//! once, power lost, clients that die with leases or fight for one file, heals that are
+//! interrupted again and again.
+//!
+//! `BRICK_ROUNDS` says how often (1 here, 20 for the full run).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use integration::cluster::{Cluster, Spec};
+use integration::load::{Load, Plan};
+use integration::need::{self, Need};
+use integration::watchdog;
+
+/// DESIGN promise 3.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+const HEAL_MAX: Duration = Duration::from_secs(90);
+const NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
+const NET_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse, Need::Netns];
+
+fn rounds() -> u64 {
+    std::env::var("BRICK_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1)
+}
+
+fn test(name: &str, needs: &[Need], body: fn() -> Result<()>) {
+    if need::all(name, needs) {
+        watchdog::judged(name, body).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+#[test]
+fn a_link_that_flaps_is_not_noticed() {
+    test("a_link_that_flaps", NET_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("flap") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        for round in 0..rounds() {
+            let lead = cluster.lead("gv0")?;
+            for k in [(lead + 1) % 3, lead] {
+                let dir = mount.point().join(format!("w{round}-{k}"));
+                let load = Load::start(&dir, Plan { seed: round, ..Plan::default() })?;
+                load.wait_operations(100, Duration::from_secs(30))?;
+                let network = cluster.network.as_ref().context("no network")?;
+                // Shorter and longer than a promise.
+                for ms in [300, 900, 1800, 500, 1300] {
+                    network.isolate(k)?;
+                    thread::sleep(Duration::from_millis(ms));
+                    network.join_all()?;
+                    thread::sleep(Duration::from_millis(700));
+                }
+                let what = format!("flapping links of node {k}");
+                settle(&cluster, load).context(what)?;
+            }
+        }
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_cut_between_two_members_only_is_not_noticed() {
+    test("a_cut_between_two", NET_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("pair") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        for round in 0..rounds() {
+            let lead = cluster.lead("gv0")?;
+            for (a, b) in [(lead, (lead + 1) % 3), ((lead + 1) % 3, (lead + 2) % 3)] {
+                let dir = mount.point().join(format!("w{round}-{a}{b}"));
+                let load = Load::start(&dir, Plan { seed: round, ..Plan::default() })?;
+                load.wait_operations(100, Duration::from_secs(30))?;
+                let network = cluster.network.as_ref().context("no network")?;
+                network.cut(a, b)?;
+                thread::sleep(Duration::from_secs(5));
+                load.wait_operations(20, Duration::from_secs(5))?;
+                network.join_all()?;
+                settle(&cluster, load).with_context(|| format!("nodes {a} and {b} cut"))?;
+            }
+        }
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Heals under the writer, ends it, and compares everything.
+fn settle(cluster: &Cluster, load: Load) -> Result<()> {
+    cluster.wait_healed("gv0", HEAL_MAX)?;
+    load.wait_operations(50, Duration::from_secs(10))?;
+    let dir = load.dir().to_owned();
+    let (model, report) = load.finish()?;
+    report.demand(PAUSE_MAX)?;
+    model.verify()?;
+    cluster.wait_healed("gv0", HEAL_MAX)?;
+    cluster.demand_equal_bricks("gv0")?;
+    fs::remove_dir_all(dir).context("remove what was written")
+}
+
+#[test]
+fn all_daemons_killed_at_once_lose_nothing() {
+    test("all_daemons_killed", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("all") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        for seed in 0..rounds() {
+            let load = Load::start(&mount.point().join(format!("w{seed}")), plan(seed))?;
+            load.wait_operations(200, Duration::from_secs(30))?;
+            cluster.nodes.iter_mut().for_each(|node| node.kill());
+            thread::sleep(Duration::from_secs(1));
+            // All of them first: one alone waits for the others.
+            for node in &mut cluster.nodes {
+                node.spawn()?;
+            }
+            load.wait_operations(50, Duration::from_secs(40)).context("after the restart")?;
+            cluster.wait_healed("gv0", HEAL_MAX)?;
+            let (model, report) = load.finish()?;
+            // It waited, as long as nobody was there; but it saw no error.
+            report.demand(Duration::from_secs(30))?;
+            model.verify()?;
+            cluster.wait_healed("gv0", HEAL_MAX)?;
+            cluster.demand_equal_bricks("gv0")?;
+        }
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+fn plan(seed: u64) -> Plan {
+    Plan { seed, ..Plan::default() }
+}
+
+#[test]
+fn what_was_fsynced_survives_a_loss_of_power_of_all_machines() {
+    test("a_loss_of_power", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("power") })?;
+        let mut mount = cluster.mount(0, "gv0", "")?;
+        for round in 0..rounds() {
+            let dir = mount.point().join(format!("r{round}"));
+            let stop = AtomicBool::new(false);
+            let synced = thread::scope(|scope| -> Result<Vec<(PathBuf, Vec<u8>)>> {
+                let writers: Vec<_> = (0..3_u64)
+                    .map(|n| {
+                        let (dir, stop) = (dir.join(format!("t{n}")), &stop);
+                        scope.spawn(move || write_synced(&dir, round * 3 + n, stop))
+                    })
+                    .collect();
+                thread::sleep(Duration::from_millis(2500 + 311 * (round % 7)));
+                for disk in &cluster.disks {
+                    disk.lose_power()?;
+                }
+                cluster.nodes.iter_mut().for_each(|node| node.kill());
+                // The client's machine is one of them.
+                stop.store(true, Ordering::Relaxed);
+                mount.kill();
+                let mut all = Vec::new();
+                for writer in writers {
+                    all.extend(writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))?);
+                }
+                Ok(all)
+            })?;
+            ensure!(synced.len() > 20, "only {} files were synced", synced.len());
+            for (disk, node) in cluster.disks.iter().zip(&mut cluster.nodes) {
+                disk.unmount()?;
+                disk.mount()?;
+                node.spawn()?;
+            }
+            mount.again().context("mount again")?;
+            for (path, content) in &synced {
+                let read = fs::read(path).with_context(|| format!("{}", path.display()))?;
+                ensure!(&read == content, "{}: synced content lost", path.display());
+            }
+            cluster.wait_healed("gv0", HEAL_MAX)?;
+            cluster.demand_equal_bricks("gv0")?;
+            println!("round {round}: {} synced files are there", synced.len());
+        }
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Makes files in new folders and syncs them, until an error; those whose fsync returned.
+fn write_synced(dir: &Path, seed: u64, stop: &AtomicBool) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut synced = Vec::new();
+    for n in 0..100_000_u64 {
+        let folder = dir.join(format!("d{}", n / 8));
+        let path = folder.join(format!("f{n}"));
+        let content = vec![(n ^ seed) as u8; 100 + (n as usize * 977) % 20_000];
+        let write = || -> std::io::Result<()> {
+            fs::create_dir_all(&folder)?;
+            let mut file = File::create(&path)?;
+            file.write_all(&content)?;
+            file.sync_all()
+        };
+        if write().is_err() || stop.load(Ordering::Relaxed) {
+            break;
+        }
+        synced.push((path, content));
+    }
+    synced
+}
+
+#[test]
+fn a_client_killed_with_its_leases_holds_nobody_up() {
+    test("a_client_killed", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("leases"))?;
+        let mut holder = cluster.mount(0, "gv0", "")?;
+        let other = cluster.mount(1, "gv0", "")?;
+        for round in 0..rounds() {
+            let name = format!("f{round}");
+            let mut file = File::create(holder.point().join(&name))?;
+            file.write_all(b"synced")?;
+            file.sync_all()?;
+            // Buffered under the exclusive leases of file and directory, and lost with the mount.
+            file.write_all(b" and not")?;
+            fs::create_dir(holder.point().join(format!("d{round}")))?;
+            holder.kill();
+            let began = Instant::now();
+            let mut file =
+                OpenOptions::new().read(true).append(true).open(other.point().join(&name))?;
+            file.write_all(b"!")?;
+            file.sync_all()?;
+            fs::write(other.point().join(format!("d{round}")).join("inside"), b"x")?;
+            let waited = began.elapsed();
+            ensure!(waited < PAUSE_MAX, "the other mount waited for {waited:?}");
+            drop(file);
+            let text = fs::read(other.point().join(&name))?;
+            ensure!(
+                text == b"synced!" || text == b"synced and not!",
+                "{:?}",
+                String::from_utf8_lossy(&text)
+            );
+            holder.again()?;
+            cluster.wait_healed("gv0", HEAL_MAX)?;
+            cluster.demand_equal_bricks("gv0")?;
+        }
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Records of a fixed length, so that a torn or lost one shows.
+const RECORD: usize = 32;
+
+#[test]
+fn two_clients_fight_over_one_file_and_one_directory() {
+    test("two_clients_fight", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("fight"))?;
+        let mounts = [cluster.mount(0, "gv0", "")?, cluster.mount(1, "gv0", "")?];
+        let (records, names) = (150 * rounds().min(4), 60 * rounds().min(4));
+        fs::create_dir(mounts[0].point().join("dir"))?;
+        thread::scope(|scope| -> Result<()> {
+            let fighters: Vec<_> = (0..2)
+                .map(|at| {
+                    let root = mounts[at].point().to_owned();
+                    scope.spawn(move || fight(&root, at, records, names))
+                })
+                .collect();
+            for fighter in fighters {
+                fighter.join().map_err(|_| anyhow::anyhow!("a fighter panicked"))??;
+            }
+            Ok(())
+        })?;
+        for mount in &mounts {
+            check_log(&mount.point().join("log"), records)?;
+            let shared = fs::read_dir(mount.point().join("dir"))?.count() as u64;
+            ensure!(shared == names * 2, "{shared} names of {}", names * 2);
+        }
+        cluster.wait_healed("gv0", HEAL_MAX)?;
+        cluster.demand_equal_bricks("gv0")?;
+        cluster.passed();
+        Ok(())
+    });
+}
+
+fn fight(root: &Path, at: usize, records: u64, names: u64) -> Result<()> {
+    let mut log = OpenOptions::new().create(true).append(true).open(root.join("log"))?;
+    for n in 0..records {
+        let record = format!("{at} {n:<width$}\n", width = RECORD - 3);
+        log.write_all(record.as_bytes())?;
+        if n < names {
+            let name = root.join("dir").join(format!("{at}-{n}"));
+            fs::write(&name, b"x")?;
+            fs::rename(&name, root.join("dir").join(format!("{at}-{n}-renamed")))?;
+        }
+    }
+    log.sync_all()?;
+    Ok(())
+}
+
+/// Every record of both is there once, each one's in their order.
+fn check_log(path: &Path, records: u64) -> Result<()> {
+    let mut text = String::new();
+    File::open(path)?.read_to_string(&mut text)?;
+    ensure!(text.len() as u64 == records * 2 * RECORD as u64, "{} bytes", text.len());
+    let mut next = [0_u64; 2];
+    for line in text.lines() {
+        let Some((at, n)) = line.split_once(' ') else { bail!("a torn record: {line:?}") };
+        let (at, n): (usize, u64) = (at.parse()?, n.trim().parse()?);
+        ensure!(next[at] == n, "record {n} of {at} where {} was due", next[at]);
+        next[at] += 1;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_heal_interrupted_again_and_again_ends() {
+    test("a_heal_interrupted", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec { disk_mib: 2048, ..Spec::new("again") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        let away = (cluster.lead("gv0")? + 1) % 3;
+        cluster.nodes[away].kill();
+        let load = Load::start(&mount.point().join("w"), plan(7))?;
+        fill(&mount.point().join("tree"), 1500, 20)?;
+        for round in 0..rounds().max(4) {
+            cluster.nodes[away].start()?;
+            thread::sleep(Duration::from_millis(150 + 170 * (round % 5)));
+            // Now the joiner, now whom it copies from.
+            match round % 4 {
+                3 => {
+                    let lead = cluster.lead("gv0")?;
+                    cluster.nodes[lead].kill();
+                    thread::sleep(Duration::from_secs(2));
+                    cluster.nodes[lead].start()?;
+                }
+                _ => cluster.nodes[away].kill(),
+            }
+            // With two of three away changes wait for one to return, and do not fail.
+            load.wait_operations(20, Duration::from_secs(30))?;
+        }
+        load.take_report().demand(Duration::from_secs(30))?;
+        if !cluster.nodes[away].runs() {
+            cluster.nodes[away].start()?;
+        }
+        settle(&cluster, load)?;
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Small files and some large ones.
+fn fill(dir: &Path, small: usize, large: usize) -> Result<()> {
+    for n in 0..small {
+        let folder = dir.join(format!("d{}", n % 30));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("f{n}")), vec![n as u8; 100 + n % 9000])?;
+    }
+    for n in 0..large {
+        fs::write(dir.join(format!("large{n}")), vec![n as u8; 8 << 20])?;
+    }
+    Ok(())
+}
