@@ -137,6 +137,8 @@ pub enum Done {
         gfids: BTreeSet<Gfid>,
         all: bool,
         current: Interval,
+        /// Inodes whose copy here is marked stale: not to be copied from here.
+        stale: BTreeSet<Gfid>,
     },
     Inodes(Vec<(Gfid, Option<Inode>)>),
     Rest(Rc<Rest>),

@@ -30,7 +30,6 @@ pub struct Sink {
     rounds: u32,
     all: bool,
     never_until: Option<Tick>,
-    proposed: bool,
 }
 
 impl Peer {
@@ -53,7 +52,6 @@ impl Peer {
                 rounds: 0,
                 all: false,
                 never_until: None,
-                proposed: false,
             });
             self.run_join(cx, commands);
         }
@@ -99,9 +97,9 @@ impl Peer {
                         self.call(cx, proc_of(to), call, Why::Join);
                     }
                 }
-                JoinCommand::ProposeJoin { .. } => {
-                    sink.proposed = true;
-                    self.propose_join(cx);
+                JoinCommand::ProposeJoin { epoch, incarnation } => {
+                    let entry = SetEntry::Join { epoch, brick: self.brick, incarnation };
+                    self.say(cx, Word::Propose(entry));
                 }
                 JoinCommand::NeverServe => self.never_serve(cx),
                 JoinCommand::Joined => {
@@ -127,9 +125,9 @@ impl Peer {
     pub fn join_done(&mut self, cx: &mut Cx<'_>, from: Proc, call: &Call, done: Done) {
         let Some(sink) = self.joiner.as_mut() else { return };
         let commands = match (done, call) {
-            (Done::Changed { gfids, all, current }, Call::Changed { .. }) => {
+            (Done::Changed { gfids, all, current, stale }, Call::Changed { .. }) => {
                 sink.all |= all;
-                self.listed(cx, gfids, all, current)
+                self.listed(cx, gfids, (all, current), &stale)
             }
             (Done::Inodes(inodes), _) => {
                 for (gfid, inode) in &inodes {
@@ -152,8 +150,8 @@ impl Peer {
         &mut self,
         cx: &mut Cx<'_>,
         lead: BTreeSet<Gfid>,
-        all: bool,
-        current: Interval,
+        (all, current): (bool, Interval),
+        stale: &BTreeSet<Gfid>,
     ) -> Vec<JoinCommand> {
         let store = &self.lasting.store;
         let own = match store.book.answer(Some(Interval(store.facts.checkpoint))) {
@@ -167,6 +165,7 @@ impl Peer {
             cx.hit(if everything { "heal: everything" } else { "heal: by log" });
         }
         list.extend(own);
+        list.retain(|gfid| !stale.contains(gfid));
         cx.note(|me| format!("p{} heals {} inodes: {list:?}", me, list.len()));
         sink.left = list.into_iter().collect();
         let left = Left { inodes: lead.len() as u64, bytes: 0 };
@@ -191,7 +190,17 @@ impl Peer {
         if sink.rules.on_paused() != vec![JoinCommand::CopyRest] {
             return;
         }
+        let lead = self.lasting.map.set.lead;
         let store = &mut self.lasting.store;
+        let lacks = |(brick, gfid): &(proto::BrickId, Gfid)| {
+            Some(*brick) == lead && !store.live.contains_key(gfid)
+        };
+        if rest.rules.stale.iter().any(lacks) {
+            // Only a stale copy of it is there to be had: not before a good one is back.
+            sink.rules.on_pause_refused();
+            self.call(cx, proc_of(lead.unwrap_or(self.brick)), Call::EndPause, Why::Told);
+            return;
+        }
         for (gfid, inode) in &rest.inodes {
             store.install(*gfid, inode.as_ref(), rest.interval.0);
         }
@@ -217,12 +226,6 @@ impl Peer {
         self.run_join(cx, commands);
     }
 
-    fn propose_join(&mut self, cx: &mut Cx<'_>) {
-        let epoch = self.map().epoch;
-        let (brick, incarnation) = (self.brick, self.incarnation);
-        self.say(cx, Word::Propose(SetEntry::Join { epoch, brick, incarnation }));
-    }
-
     pub fn tick_joiner(&mut self, cx: &mut Cx<'_>) {
         let Some(sink) = self.joiner.as_mut() else { return };
         match sink.never_until {
@@ -231,11 +234,7 @@ impl Peer {
             None => {}
         }
         let commands = sink.rules.on_tick(cx.tick);
-        let again = sink.proposed && commands.is_empty() && cx.rng.percent(20);
         self.run_join(cx, commands);
-        if again {
-            self.propose_join(cx);
-        }
     }
 
     fn never_serve(&mut self, cx: &mut Cx<'_>) {
@@ -355,14 +354,16 @@ impl Peer {
     fn changed(&self, since: Option<Interval>, plant: Plant) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
+        let mine = self.member.stale.iter().filter(|(brick, _)| *brick == self.brick);
+        let stale = mine.map(|(_, gfid)| gfid).collect();
         match store.book.answer(since) {
             LogAnswer::Since(since) => {
                 let skip = if plant == Plant::NoLogOverlap { 2 } else { 0 };
-                Done::Changed { gfids: store.changed_since(since.0 + skip), all: false, current }
+                Done::Changed { gfids: store.changed_since(since.0 + skip), all: false, current, stale }
             }
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();
-                Done::Changed { gfids, all: true, current }
+                Done::Changed { gfids, all: true, current, stale }
             }
         }
     }

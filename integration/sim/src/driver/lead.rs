@@ -212,6 +212,9 @@ impl Peer {
         request: &Request,
         marks: Vec<(BrickId, Gfid)>,
     ) {
+        if !self.member.begin_marking() {
+            return self.refuse(cx, from, chan, request, Refusal::Busy);
+        }
         cx.hit("stale: mark");
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
         self.note_marks(&marks, false);
@@ -246,6 +249,7 @@ impl Peer {
         if marking.marking.on_noted(crate::cx::brick_of(from))
             && let Some(done) = self.markings.remove(&job)
         {
+            self.member.end_marking();
             self.answer(cx, done.from, done.chan, &done.request, Ok(Ans::Done));
         }
     }
@@ -282,7 +286,7 @@ impl Peer {
             return Some(Done::Refused);
         };
         let serving = self.table.as_ref().is_some_and(|t| t.serving());
-        let clean = serving && self.settles.is_empty() && self.markings.is_empty();
+        let clean = serving && self.settles.is_empty();
         if self.pause.as_ref().is_some_and(|p| p.call == call && p.joiner == joiner) {
             return None;
         }
@@ -329,6 +333,7 @@ impl Peer {
         }
         let known = |s: &SessionId| self.table.as_ref().is_some_and(|t| t.knows(*s));
         let sessions: Vec<SessionId> = self.heard.iter().copied().filter(known).collect();
+        gfids.retain(|g| !self.member.stale.is_stale(self.brick, *g));
         Rest {
             inodes: gfids.into_iter().map(|g| (g, store.live.get(&g).cloned())).collect(),
             log: store.log.clone(),

@@ -185,9 +185,10 @@ impl Store {
                     effects.extend(self.dropped(expect));
                     Ok(effects)
                 }
-                Some(_) if resend => Ok(Vec::new()),
-                None if resend => Ok(Vec::new()),
+                // Also when it is sent again: nobody could give the name to another inode
+                // meanwhile, so the disk has gone back and the removal was never made here.
                 Some(_) => Err(Errno::ESTALE),
+                None if resend => Ok(Vec::new()),
                 None => Err(Errno::ENOENT),
             },
             Change::Rename { from, to, expect, over } => {
@@ -206,8 +207,11 @@ impl Store {
         let source = self.name(from.0, from.1)?;
         let target = self.name(to.0, to.1)?;
         if source != Some(expect) {
-            let done = resend && target == Some(expect);
-            return if done { Ok(Vec::new()) } else { Err(Errno::ENOENT) };
+            return match source {
+                _ if resend && target == Some(expect) => Ok(Vec::new()),
+                Some(_) => Err(Errno::ESTALE),
+                None => Err(Errno::ENOENT),
+            };
         }
         if target.unwrap_or(Gfid::NIL) != over {
             return Err(Errno::ESTALE);

@@ -31,6 +31,8 @@ const LAST_ROUND: Nanos = 150 * MS;
 const NOT_CONVERGING_PERCENT: u64 = 70;
 /// Rounds that may fail to converge before writers are slowed.
 const PATIENCE: u32 = 2;
+/// A Join that has not shown in the map yet is proposed again: the pool's leader may be gone.
+const PROPOSE_AGAIN: Nanos = 150 * MS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinCommand {
@@ -39,7 +41,8 @@ pub enum JoinCommand {
         since: Option<Interval>,
     },
     /// Copy the list just got, with own late entries, pinned orphans and stale marks added
-    /// (traps 11, 30). Answer: `on_copied`.
+    /// (traps 11, 30), without inodes whose copy is marked stale at the lead: this brick keeps
+    /// its own. Answer: `on_copied`.
     CopyList,
     /// `syncfs` and log sync. Answer: `on_checkpoint`.
     Checkpoint,
@@ -94,7 +97,10 @@ enum Phase {
     },
     Proposed {
         since: Tick,
+        again: Option<Tick>,
     },
+    /// The lead refused the pause: another round when some time has passed.
+    Refused,
     /// It said "never serves".
     Withdrawn,
     Joined,
@@ -241,7 +247,11 @@ impl Joiner {
     /// The lead refused or lost the pause before anybody agreed: another round.
     pub fn on_pause_refused(&mut self) -> Vec<JoinCommand> {
         match self.phase {
-            Phase::Pausing { .. } | Phase::Rest { .. } => self.rounds(),
+            Phase::Pausing { .. } | Phase::Rest { .. } => {
+                // Not at once: it would ask again and again for what the lead is busy with.
+                self.phase = Phase::Refused;
+                Vec::new()
+            }
             _ => Vec::new(),
         }
     }
@@ -261,8 +271,12 @@ impl Joiner {
         if !awaiting.is_empty() {
             return Vec::new();
         }
-        self.phase = Phase::Proposed { since: *since };
-        vec![JoinCommand::ProposeJoin { epoch: self.map.epoch, incarnation: self.incarnation }]
+        self.phase = Phase::Proposed { since: *since, again: None };
+        vec![self.propose()]
+    }
+
+    fn propose(&self) -> JoinCommand {
+        JoinCommand::ProposeJoin { epoch: self.map.epoch, incarnation: self.incarnation }
     }
 
     /// A member refused to agree. Others may have agreed: only "never serves" ends that.
@@ -315,9 +329,19 @@ impl Joiner {
                 commands.extend(self.rounds());
                 commands
             }
-            Phase::Agreeing { since, .. } | Phase::Proposed { since } if late(since) => {
+            Phase::Agreeing { since, .. } | Phase::Proposed { since, .. } if late(since) => {
                 self.withdraw()
             }
+            // Only here, where all members of this epoch agreed: never by the driver's memory
+            // of an earlier proposal.
+            Phase::Proposed { since, again } => {
+                let due = again.is_some_and(|at| now >= at);
+                if due || again.is_none() {
+                    self.phase = Phase::Proposed { since, again: Some(now.after(PROPOSE_AGAIN)) };
+                }
+                if due { vec![self.propose()] } else { Vec::new() }
+            }
+            Phase::Refused => self.rounds(),
             _ => Vec::new(),
         }
     }

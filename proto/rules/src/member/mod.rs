@@ -126,6 +126,8 @@ pub struct Member<R> {
     pub stale: StaleMarks,
     pause: Option<Tick>,
     held: usize,
+    /// Rounds in which the lead has marks set or cleared, in this epoch.
+    marking: usize,
     failed: bool,
     poisoned: BTreeSet<Gfid>,
     graced: Epoch,
@@ -145,6 +147,7 @@ impl<R: Clone> Member<R> {
             stale: StaleMarks::default(),
             pause: None,
             held: 0,
+            marking: 0,
             failed: false,
             poisoned: BTreeSet::new(),
             graced: Epoch::NONE,
@@ -165,6 +168,7 @@ impl<R: Clone> Member<R> {
         if old.is_some_and(|old| old.epoch == map.epoch) {
             return Vec::new();
         }
+        self.marking = 0;
         let same_lead = old_lead.is_some() && old_lead == lead_of(map);
         let mut commands = Vec::new();
         if !same_lead {
@@ -395,13 +399,36 @@ impl<R: Clone> Member<R> {
     }
 
     /// The lead pauses changes for a joiner. No change is done without the lead's answer, so
-    /// what it holds back is acknowledged to nobody. False if not the lead in that epoch.
+    /// what it holds back is acknowledged to nobody. False if not the lead in that epoch, while
+    /// marks are being set or cleared (the hand-over would name the old ones for ever), and
+    /// while a stale copy of its own can be healed: what the joiner takes from it must be good.
     pub fn pause(&mut self, now: Tick, epoch: Epoch, length: Nanos) -> bool {
-        let ok = self.is_lead() && epoch == self.epoch() && !self.failed;
+        let leads = self.is_lead() && epoch == self.epoch() && !self.failed;
+        let ok = leads && self.marking == 0 && !self.heals_itself();
         if ok {
             self.pause = Some(now.after(length.min(JOIN_PAUSE)));
         }
         ok
+    }
+
+    /// A copy of this brick's own is stale, and another in-sync member has a good one.
+    fn heals_itself(&self) -> bool {
+        let Some(map) = &self.map else { return false };
+        let good = |gfid| map.in_sync().any(|m| !self.stale.is_stale(m.brick, gfid));
+        self.stale.iter().any(|(brick, gfid)| brick == self.brick && good(gfid))
+    }
+
+    /// The lead is about to have marks set or cleared on all members. False in a joiner's
+    /// pause: the joiner has its list of marks already. Asked again afterwards.
+    pub fn begin_marking(&mut self) -> bool {
+        let ok = self.pause.is_none();
+        self.marking += usize::from(ok);
+        ok
+    }
+
+    /// All members have noted what `begin_marking` was about. (A new epoch ends all rounds.)
+    pub fn end_marking(&mut self) {
+        self.marking = self.marking.saturating_sub(1);
     }
 
     /// Paused, and nothing is being executed: the rest can be shipped.
