@@ -49,6 +49,7 @@ pub const EVENTS: &[&str] = &[
     "settle: one lease",
     "settle: one session",
     "settle: piece copied",
+    "settle: marks united",
     "stale: mark",
     "stale: healed",
     "heal: by log",

@@ -93,8 +93,8 @@ pub enum Call {
         lease: Option<(LeaseKey, LeaseNumber)>,
     },
     Mark {
-        marks: Vec<(BrickId, Gfid)>,
-        clear: bool,
+        set: Vec<(BrickId, Gfid)>,
+        clear: Vec<(BrickId, Gfid)>,
     },
     Changed {
         since: Option<Interval>,
@@ -128,6 +128,7 @@ pub enum Done {
     },
     Pieces(Vec<Piece>),
     Ok,
+    Marked,
     /// Not now: the call is made again.
     Busy,
     Refused,

@@ -227,7 +227,7 @@ impl Client {
         self.known = false;
         self.reclaiming = false;
         self.next_hello = cx.tick;
-        for key in self.cache.lose_all() {
+        for key in self.cache.lose_all_at(cx.tick) {
             cx.hit("lease: lost");
             self.forget_cached(key);
         }
@@ -248,6 +248,12 @@ impl Client {
     }
 
     pub fn act(&mut self, cx: &mut Cx<'_>, action: RecallAction) {
+        for key in self.cache.take_lapsed() {
+            cx.hit("lease: lost");
+            self.giving.remove(&key);
+            self.returning.remove(&key);
+            self.forget_cached(key);
+        }
         match action {
             RecallAction::GiveBack { lease, keep } => {
                 self.giving.insert(lease.key, keep);

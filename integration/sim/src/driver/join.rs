@@ -192,11 +192,10 @@ impl Peer {
         }
         let lead = self.lasting.map.set.lead;
         let store = &mut self.lasting.store;
-        let lacks = |(brick, gfid): &(proto::BrickId, Gfid)| {
-            Some(*brick) == lead && !store.live.contains_key(gfid)
-        };
-        if rest.rules.stale.iter().any(lacks) {
-            // Only a stale copy of it is there to be had: not before a good one is back.
+        let stale = rest.rules.stale.iter().any(|(brick, _)| Some(*brick) == lead);
+        if stale && store.facts.epoch == Epoch::NONE {
+            // It has no copy of its own to keep, and only a stale one is there to be had: not
+            // before a good one is back.
             sink.rules.on_pause_refused();
             self.call(cx, proc_of(lead.unwrap_or(self.brick)), Call::EndPause, Why::Told);
             return;
@@ -317,11 +316,11 @@ impl Peer {
                 let leased = lease.is_none_or(|(k, n)| table.permits(*session, k, n));
                 Done::Vouched(table.knows(*session) && leased)
             }
-            Call::Mark { marks, clear } => {
+            Call::Mark { set, clear } => {
                 if self.installed.insert((from, id)) {
-                    self.note_marks(marks, *clear);
+                    self.note_marks(set, clear);
                 }
-                Done::Ok
+                Done::Marked
             }
             Call::AgreeJoin { brick, incarnation } => {
                 let joiner = (*brick, *incarnation);
@@ -359,7 +358,12 @@ impl Peer {
         match store.book.answer(since) {
             LogAnswer::Since(since) => {
                 let skip = if plant == Plant::NoLogOverlap { 2 } else { 0 };
-                Done::Changed { gfids: store.changed_since(since.0 + skip), all: false, current, stale }
+                Done::Changed {
+                    gfids: store.changed_since(since.0 + skip),
+                    all: false,
+                    current,
+                    stale,
+                }
             }
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();

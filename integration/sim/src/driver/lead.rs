@@ -212,17 +212,18 @@ impl Peer {
         request: &Request,
         marks: Vec<(BrickId, Gfid)>,
     ) {
-        if !self.member.begin_marking() {
+        if !self.member.begin_marking(&marks) {
             return self.refuse(cx, from, chan, request, Refusal::Busy);
         }
         cx.hit("stale: mark");
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
-        self.note_marks(&marks, false);
+        self.note_marks(&marks, &[]);
         let mut marking = Marking::new(marks.clone(), members);
         let job = self.next_call + 1;
         let done = marking.on_noted(self.brick);
         for to in self.others() {
-            self.call(cx, to, Call::Mark { marks: marks.clone(), clear: false }, Why::Mark(job));
+            let call = Call::Mark { set: marks.clone(), clear: Vec::new() };
+            self.call(cx, to, call, Why::Mark(job));
         }
         let request = request.clone();
         self.markings.insert(job, MarkJob { marking, from, chan, request });
@@ -231,16 +232,15 @@ impl Peer {
         }
     }
 
-    pub fn note_marks(&mut self, marks: &[(BrickId, Gfid)], clear: bool) {
-        for (brick, gfid) in marks {
-            let facts = &mut self.lasting.store.facts;
-            if clear {
-                self.member.stale.clear(*brick, *gfid);
-                facts.stale.remove(&(*gfid, *brick));
-            } else {
-                self.member.stale.mark(*brick, *gfid);
-                facts.stale.insert((*gfid, *brick));
-            }
+    pub fn note_marks(&mut self, set: &[(BrickId, Gfid)], clear: &[(BrickId, Gfid)]) {
+        let facts = &mut self.lasting.store.facts;
+        for (brick, gfid) in clear {
+            self.member.stale.clear(*brick, *gfid);
+            facts.stale.remove(&(*gfid, *brick));
+        }
+        for (brick, gfid) in set {
+            self.member.stale.mark(*brick, *gfid);
+            facts.stale.insert((*gfid, *brick));
         }
     }
 
@@ -259,7 +259,7 @@ impl Peer {
             return;
         }
         if let Some(table) = self.table.as_mut()
-            && cx.tick < self.member.serve_until()
+            && self.member.may_revoke(cx.tick)
         {
             let commands = table.tick(cx.tick);
             self.run_lease(cx, commands);
@@ -285,8 +285,7 @@ impl Peer {
         let Some(incarnation) = self.map().member(joiner).map(|m| m.incarnation) else {
             return Some(Done::Refused);
         };
-        let serving = self.table.as_ref().is_some_and(|t| t.serving());
-        let clean = serving && self.settles.is_empty();
+        let clean = self.table.as_ref().is_some_and(|t| t.serving() && !t.settling());
         if self.pause.as_ref().is_some_and(|p| p.call == call && p.joiner == joiner) {
             return None;
         }

@@ -101,6 +101,11 @@ impl Peer {
                     let call = Call::Fetch(touches(gfid, &what));
                     self.call(cx, proc_of(source), call, Why::Copy(job, gfid));
                 }
+                SettleCommand::Mark { at, set, clear } => {
+                    cx.hit("settle: marks united");
+                    let call = Call::Mark { set, clear };
+                    self.call(cx, proc_of(at), call, Why::Settle(job));
+                }
                 SettleCommand::Clear { at, entries } => {
                     let call = Call::Clear { settled: entries, ended: Vec::new(), graced: None };
                     self.call(cx, proc_of(at), call, Why::Settle(job));
@@ -117,6 +122,7 @@ impl Peer {
                 settle.graced = settle.graced.max(graced);
                 settle.rules.on_list(brick_of(from), list, &self.member.stale)
             }
+            Done::Marked => settle.rules.on_marked(brick_of(from), &self.member.stale),
             Done::Ok => settle.rules.on_cleared(brick_of(from)),
             _ => return,
         };
@@ -185,6 +191,11 @@ impl Peer {
             entries: self.member.windows.unsettled(session, gfid),
             marks: self.member.windows.marks(),
             sessions: self.heard.iter().copied().collect(),
+            replies: self.member.windows.replies(session, |outcome| match outcome {
+                Ok(()) => 0,
+                Err(errno) => errno.0 as u64,
+            }),
+            stale: self.member.stale.iter().collect(),
         };
         Done::Unsettled { list, graced: self.member.graced() }
     }

@@ -93,7 +93,7 @@ impl Peer {
                 job.stage = Stage::Installed;
                 self.clear_healed(cx);
             }
-            (Stage::Clear(left), Done::Ok) => {
+            (Stage::Clear(left), Done::Marked) => {
                 job.stage = Stage::Clear(left - 1);
                 if left == 1 {
                     self.member.end_marking();
@@ -110,13 +110,14 @@ impl Peer {
         let Some(job) = self.stale_job.as_mut().filter(|j| j.stage == Stage::Installed) else {
             return;
         };
-        if !self.member.begin_marking() {
+        if !self.member.begin_marking(&[]) {
             return;
         }
         job.stage = Stage::Clear(members.len());
         let marks = vec![(job.brick, job.gfid)];
         for to in members {
-            self.call(cx, to, Call::Mark { marks: marks.clone(), clear: true }, Why::StaleHeal);
+            let call = Call::Mark { set: Vec::new(), clear: marks.clone() };
+            self.call(cx, to, call, Why::StaleHeal);
         }
     }
 

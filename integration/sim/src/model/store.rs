@@ -13,6 +13,7 @@ use proto_rules::heal::log::{Interval, LogBook};
 
 use super::change::{BLOCK_BYTES, BLOCKS, Change, Name, Outcome, block_touch};
 use crate::rng::Rng;
+use crate::workload;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inode {
@@ -392,8 +393,18 @@ impl Store {
         changed
     }
 
-    /// Drops inodes without a name, except the listed ones.
+    /// Drops inodes without a name, except the listed ones. Links are counted anew first: an
+    /// inode that went and came back meanwhile found names that had stayed.
     pub fn sweep(&mut self, keep: &BTreeSet<Gfid>) {
+        let mut links: BTreeMap<Gfid, u32> = BTreeMap::new();
+        for target in self.live.values().flat_map(|i| i.names.values()) {
+            *links.entry(*target).or_default() += 1;
+        }
+        for (gfid, inode) in &mut self.live {
+            if !workload::is_fixed(*gfid) {
+                inode.links = links.get(gfid).copied().unwrap_or(0);
+            }
+        }
         let nameless = |(g, i): &(&Gfid, &Inode)| i.links == 0 && !keep.contains(g);
         let drop: Vec<Effect> =
             self.live.iter().filter(nameless).map(|(g, _)| Effect::Drop { gfid: *g }).collect();

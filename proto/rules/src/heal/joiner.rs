@@ -113,6 +113,8 @@ pub struct Joiner {
     incarnation: Incarnation,
     map: SetMap,
     phase: Phase,
+    /// From when on the first list of each lead is asked.
+    base: Option<Interval>,
     since: Option<Interval>,
     /// The interval open at the lead when the present list was made.
     listed_at: Interval,
@@ -153,6 +155,7 @@ impl Joiner {
             incarnation,
             map: map.clone(),
             phase: Phase::Listing,
+            base: last_durable,
             since: last_durable,
             listed_at: Interval(0),
             left: Left::default(),
@@ -293,7 +296,7 @@ impl Joiner {
         if map.epoch <= self.map.epoch || matches!(self.phase, Phase::Withdrawn | Phase::Joined) {
             return Vec::new();
         }
-        let lead_changed = map.lead != self.map.lead;
+        let lead_changed = lead_of(map) != lead_of(&self.map);
         self.map = map.clone();
         let me = map.member(self.brick);
         let joined =
@@ -302,9 +305,17 @@ impl Joiner {
             self.phase = Phase::Joined;
             return vec![JoinCommand::Joined];
         }
+        if lead_changed {
+            // Another lead, or the same brick after a restart, which may have lost what was
+            // copied from it: its log is asked from the beginning, and all that was copied
+            // is compared again (this brick's own log names it).
+            self.since = self.base;
+            (self.rate, self.last_round, self.checkpointed) = (None, None, false);
+            return self.rounds();
+        }
         match self.phase {
-            // The copy under way goes on; its list is only the old lead's, so ask anew.
-            Phase::Copying { .. } | Phase::Checkpointing if !lead_changed => Vec::new(),
+            // The copy under way goes on.
+            Phase::Copying { .. } | Phase::Checkpointing => Vec::new(),
             _ => self.rounds(),
         }
     }
@@ -355,4 +366,9 @@ impl Joiner {
     pub fn eta_ms(&self) -> Option<u64> {
         self.expected(self.left).map(|ns| ns / MS)
     }
+}
+
+/// The owner of one change log and one memory.
+fn lead_of(map: &SetMap) -> Option<(BrickId, Incarnation)> {
+    map.member(map.lead?).map(|m| (m.brick, m.incarnation))
 }

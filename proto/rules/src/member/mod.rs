@@ -418,10 +418,19 @@ impl<R: Clone> Member<R> {
         self.stale.iter().any(|(brick, gfid)| brick == self.brick && good(gfid))
     }
 
-    /// The lead is about to have marks set or cleared on all members. False in a joiner's
-    /// pause: the joiner has its list of marks already. Asked again afterwards.
-    pub fn begin_marking(&mut self) -> bool {
-        let ok = self.pause.is_none();
+    /// The lead is about to have these marks set on all members, or others cleared. False in a
+    /// joiner's pause (the joiner has its list of marks already), and when no good copy would be
+    /// left: what is marked now is healed first. Asked again afterwards.
+    pub fn begin_marking(&mut self, marks: &[(BrickId, Gfid)]) -> bool {
+        let members: Vec<BrickId> =
+            self.map.iter().flat_map(|m| m.in_sync()).map(|m| m.brick).collect();
+        let mut after = self.stale.clone();
+        let left = marks.iter().all(|(brick, gfid)| {
+            let left = !after.would_leave_none(*brick, *gfid, &members);
+            after.mark(*brick, *gfid);
+            left
+        });
+        let ok = self.pause.is_none() && left;
         self.marking += usize::from(ok);
         ok
     }
@@ -429,6 +438,14 @@ impl<R: Clone> Member<R> {
     /// All members have noted what `begin_marking` was about. (A new epoch ends all rounds.)
     pub fn end_marking(&mut self) {
         self.marking = self.marking.saturating_sub(1);
+    }
+
+    /// Whether the lead may end leases by time now (`LeaseTable::tick`). Not while it lacks a
+    /// promise: it renews nobody then, and would take everybody for dead. Not in a joiner's
+    /// pause: the joiner has its sessions and numbers already, and would go on serving what
+    /// the others have ended and settled without it.
+    pub fn may_revoke(&self, now: Tick) -> bool {
+        self.is_lead() && !self.failed && now < self.serve_until && self.pause.is_none()
     }
 
     /// Paused, and nothing is being executed: the rest can be shipped.

@@ -157,6 +157,17 @@ impl<R: Clone> Windows<R> {
             .collect()
     }
 
+    /// What the replies above the marks mean, of one session or all, for `MemberList::replies`.
+    pub fn replies(
+        &self,
+        session: Option<SessionId>,
+        digest: impl Fn(&R) -> u64,
+    ) -> Vec<((SessionId, Seq), u64)> {
+        let sessions = self.sessions.iter().filter(|(s, _)| session.is_none_or(|x| x == **s));
+        let entries = sessions.flat_map(|(s, w)| w.entries.iter().map(|(seq, e)| ((*s, *seq), e)));
+        entries.filter_map(|(key, e)| e.reply.as_ref().map(|r| (key, digest(r)))).collect()
+    }
+
     /// Every session's settled mark, for the lead that merges the lists.
     pub fn marks(&self) -> Vec<(SessionId, Seq)> {
         self.sessions.iter().map(|(s, w)| (*s, w.mark)).collect()
