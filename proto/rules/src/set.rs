@@ -321,6 +321,16 @@ pub fn choose_eviction(
     order.iter().rev().filter(not_lead).find(|b| cut(b)).copied()
 }
 
+/// Whether the pool's leader proposes a member's own `Leave`: only while another in-sync member
+/// answers. Else the set would pass to one that is gone, and with its memory maybe.
+pub fn may_leave(
+    map: &SetMap,
+    brick: BrickId,
+    alive: impl Fn(BrickId, Incarnation) -> bool,
+) -> bool {
+    map.in_sync().any(|m| m.brick != brick && alive(m.brick, m.incarnation))
+}
+
 /// Why a peer cannot be stopped without interrupting a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CannotStop {

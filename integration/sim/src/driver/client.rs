@@ -56,6 +56,8 @@ pub struct Client {
     /// Lead's wall time at the last renewal, and when that was sent.
     pub stamp_base: (u64, Tick),
     pub last_stamp: u64,
+    /// A fault: recalls are not answered, renewals go on.
+    pub wedged: bool,
 }
 
 impl Client {
@@ -84,6 +86,7 @@ impl Client {
             next_renew: Tick::ZERO,
             stamp_base: (1, Tick::ZERO),
             last_stamp: 0,
+            wedged: false,
         }
     }
 
@@ -270,6 +273,9 @@ impl Client {
 
     /// Gives back what was recalled and no change uses.
     pub fn give_back(&mut self, cx: &mut Cx<'_>) {
+        if self.wedged {
+            return;
+        }
         let ready: Vec<(LeaseKey, Mode)> = self
             .giving
             .iter()

@@ -14,7 +14,6 @@ use super::peer::{Peer, Why};
 use crate::cx::{Cx, brick_of, lead_proc, proc_of, set_key};
 use crate::model::net::{PEER_DATA, Proc};
 use crate::msg::{Call, Done, Msg, Rest, Word};
-use crate::plant::Plant;
 
 /// Inodes per trip.
 const BATCH: usize = 3;
@@ -29,6 +28,8 @@ pub struct Sink {
     since: Option<Interval>,
     rounds: u32,
     all: bool,
+    /// The interval of the rest, once that is here.
+    rest: Option<Interval>,
     never_until: Option<Tick>,
 }
 
@@ -43,7 +44,9 @@ impl Peer {
             }
             self.run_join(cx, commands);
         } else if syncing {
-            let last_durable = Some(Interval(self.lasting.store.facts.checkpoint));
+            let facts = &self.lasting.store.facts;
+            let new = facts.epoch == Epoch::NONE;
+            let last_durable = (!new).then_some(Interval(facts.checkpoint));
             let (rules, commands) = Joiner::start(self.brick, self.incarnation, &map, last_durable);
             self.joiner = Some(Sink {
                 rules,
@@ -51,6 +54,7 @@ impl Peer {
                 since: last_durable,
                 rounds: 0,
                 all: false,
+                rest: None,
                 never_until: None,
             });
             self.run_join(cx, commands);
@@ -65,6 +69,7 @@ impl Peer {
             match command {
                 JoinCommand::AskChanges { since } => {
                     sink.since = since;
+                    sink.rest = None;
                     sink.rounds += 1;
                     if sink.rounds > 2 {
                         cx.hit("heal: rounds");
@@ -111,12 +116,16 @@ impl Peer {
     }
 
     fn join_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        if cx.plant != Plant::NoJoinerCheckpoint {
-            // What it was healed to is on disk; its question stays the old one until it joins.
-            let keep = self.lasting.store.facts.checkpoint;
-            let suspects = self.lasting.store.suspects.clone();
-            let _ = self.lasting.store.checkpoint(keep);
-            self.lasting.store.suspects = suspects;
+        let store = &mut self.lasting.store;
+        let rest = self.joiner.as_ref().and_then(|sink| sink.rest);
+        // What it was healed to is on disk; its question stays the old one until the rest is.
+        let interval = rest.map_or(store.facts.checkpoint, |i| i.0);
+        let suspects = store.suspects.clone();
+        if store.checkpoint(interval).is_err() {
+            return;
+        }
+        if rest.is_none() {
+            store.suspects = suspects;
         }
         let commands = self.joiner.as_mut().map(|j| j.rules.on_checkpoint()).unwrap_or_default();
         self.run_join(cx, commands);
@@ -207,12 +216,7 @@ impl Peer {
         store.sweep(&rest.keep);
         store.facts.stale.clear();
         self.interval.heard(cx.tick, rest.interval);
-        if cx.plant == Plant::NoJoinerCheckpoint {
-            store.facts.checkpoint = rest.interval.0;
-            store.suspects.clear();
-        } else if store.checkpoint(rest.interval.0).is_err() {
-            return;
-        }
+        sink.rest = Some(rest.interval);
         for (brick, gfid) in &rest.rules.stale {
             if *brick != self.brick {
                 self.lasting.store.facts.stale.insert((*gfid, *brick));
@@ -341,7 +345,7 @@ impl Peer {
                 Done::Ok
             }
             Call::Pause { since } => return self.on_pause(cx, from, id, *since),
-            Call::Changed { since } => self.changed(*since, cx.plant),
+            Call::Changed { since } => self.changed(*since),
             Call::Inspect(gfids) => {
                 let live = &self.lasting.store.live;
                 Done::Inodes(gfids.iter().map(|g| (*g, live.get(g).cloned())).collect())
@@ -350,20 +354,14 @@ impl Peer {
         })
     }
 
-    fn changed(&self, since: Option<Interval>, plant: Plant) -> Done {
+    fn changed(&self, since: Option<Interval>) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
         let mine = self.member.stale.iter().filter(|(brick, _)| *brick == self.brick);
         let stale = mine.map(|(_, gfid)| gfid).collect();
         match store.book.answer(since) {
             LogAnswer::Since(since) => {
-                let skip = if plant == Plant::NoLogOverlap { 2 } else { 0 };
-                Done::Changed {
-                    gfids: store.changed_since(since.0 + skip),
-                    all: false,
-                    current,
-                    stale,
-                }
+                Done::Changed { gfids: store.changed_since(since.0), all: false, current, stale }
             }
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();

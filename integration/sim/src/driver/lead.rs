@@ -216,6 +216,7 @@ impl Peer {
             return self.refuse(cx, from, chan, request, Refusal::Busy);
         }
         cx.hit("stale: mark");
+        cx.rounds = true;
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
         self.note_marks(&marks, &[]);
         let mut marking = Marking::new(marks.clone(), members);

@@ -241,16 +241,12 @@ impl Peer {
         }
     }
 
-    fn refresh(&mut self, cx: &Cx<'_>) {
-        let until = match cx.plant {
-            crate::plant::Plant::NoFencing => Tick::NEVER,
-            _ => self.promises.serve_until(set_key(), self.brick),
-        };
-        self.member.set_serve_until(until);
+    fn refresh(&mut self) {
+        self.member.set_serve_until(self.promises.serve_until(set_key(), self.brick));
     }
 
     pub fn on_msg(&mut self, cx: &mut Cx<'_>, from: Proc, chan: u8, msg: Msg) {
-        self.refresh(cx);
+        self.refresh();
         match msg {
             Msg::Ping { ping, map, interval } => {
                 self.take_map(cx, &map);
@@ -284,7 +280,7 @@ impl Peer {
             Msg::Request(request) => self.on_request(cx, from, chan, request),
             Msg::Reply(_) | Msg::Recall { .. } => {}
         }
-        self.refresh(cx);
+        self.refresh();
     }
 
     fn on_promise_events(&mut self, cx: &mut Cx<'_>, events: Vec<PromiseEvent>) {
@@ -315,7 +311,7 @@ impl Peer {
     }
 
     pub fn on_later(&mut self, cx: &mut Cx<'_>, what: Later) {
-        self.refresh(cx);
+        self.refresh();
         match what {
             Later::Tick => self.on_tick(cx),
             Later::Execute { from, chan, request } => self.execute(cx, from, chan, &request),

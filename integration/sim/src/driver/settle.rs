@@ -13,7 +13,6 @@ use crate::cx::{Cx, brick_of, proc_of};
 use crate::model::change::{BLOCK_BYTES, block_touch};
 use crate::model::net::Proc;
 use crate::msg::{Call, Done};
-use crate::plant::Plant;
 
 /// A settle with what its driver keeps beside it.
 pub struct Job {
@@ -64,6 +63,7 @@ impl Peer {
         raise: Vec<(LeaseKey, LeaseNumber)>,
     ) {
         let Some(scope) = scope else { return };
+        cx.rounds = true;
         cx.hit(if scope.key.is_some() { "settle: one lease" } else { "settle: one session" });
         self.settle(cx, Scope::One(scope), raise);
     }
@@ -76,10 +76,6 @@ impl Peer {
         let (copies, targets) = (BTreeMap::new(), BTreeMap::new());
         let graced = self.member.graced();
         self.settles.insert(job, Job { rules, graced, copies, targets });
-        if cx.plant == Plant::NoSettle {
-            let sessions = self.heard.clone();
-            return self.settle_over(cx, job, sessions);
-        }
         self.run_settle(cx, job, commands);
     }
 

@@ -132,6 +132,8 @@ pub struct Store {
     pub facts: Facts,
     /// A fail-stop error: nothing is executed any more.
     pub failed: bool,
+    /// Nothing new finds room.
+    pub full: bool,
 }
 
 impl Store {
@@ -149,7 +151,13 @@ impl Store {
             suspects: BTreeSet::new(),
             facts: Facts::default(),
             failed: false,
+            full: false,
         }
+    }
+
+    /// An empty disk in the place of a lost one: it knows nothing, and says so.
+    pub fn replaced() -> Self {
+        Self { book: LogBook::new(Interval(u64::MAX - 1)), ..Self::new(Image::new()) }
     }
 
     pub fn execute(&mut self, change: &Change, stamp: u64, resend: bool, interval: u64) -> Outcome {
@@ -157,6 +165,10 @@ impl Store {
             return Err(Errno::EIO);
         }
         let effects = self.effects(change, stamp, resend)?;
+        let grows = matches!(change, Change::Write { .. } | Change::Create { .. });
+        if self.full && grows && !effects.is_empty() {
+            return Err(Errno::ENOSPC);
+        }
         self.log(interval, &change.touches());
         self.run(effects);
         Ok(())
@@ -401,9 +413,8 @@ impl Store {
             *links.entry(*target).or_default() += 1;
         }
         for (gfid, inode) in &mut self.live {
-            if !workload::is_fixed(*gfid) {
-                inode.links = links.get(gfid).copied().unwrap_or(0);
-            }
+            let named = links.get(gfid).copied().unwrap_or(0);
+            inode.links = if workload::is_fixed(*gfid) { 1 } else { named };
         }
         let nameless = |(g, i): &(&Gfid, &Inode)| i.links == 0 && !keep.contains(g);
         let drop: Vec<Effect> =

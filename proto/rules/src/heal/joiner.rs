@@ -22,6 +22,7 @@ use proto::map::{MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation};
 
 use super::log::Interval;
+use crate::plant::{Plant, planted};
 use crate::time::{JOIN_PAUSE, MS, Nanos, Tick};
 
 /// A round expected to take no longer may be the one inside the pause: well below its bound,
@@ -44,7 +45,8 @@ pub enum JoinCommand {
     /// (traps 11, 30), without inodes whose copy is marked stale at the lead: this brick keeps
     /// its own. Answer: `on_copied`.
     CopyList,
-    /// `syncfs` and log sync. Answer: `on_checkpoint`.
+    /// `syncfs` and log sync: before the pause, to keep that short, and in it, of the rest.
+    /// Answer: `on_checkpoint`.
     Checkpoint,
     /// Ask the lead to delay each change of its clients this much (0 ends it): rounds do not
     /// converge (trap 31).
@@ -56,7 +58,7 @@ pub enum JoinCommand {
     Pause {
         epoch: Epoch,
     },
-    /// Copy the last list, take over log and hand-over, sync all that. Answer: `on_rest`.
+    /// Copy the last list, take over log and hand-over. Answer: `on_rest`.
     CopyRest,
     /// Ask every in-sync member to agree (`Promises::agree_join`). Answers: `on_agreed`.
     AskAgreement {
@@ -89,6 +91,9 @@ enum Phase {
         since: Tick,
     },
     Rest {
+        since: Tick,
+    },
+    Syncing {
         since: Tick,
     },
     Agreeing {
@@ -186,7 +191,7 @@ impl Joiner {
             .is_none_or(|last| expected.is_some_and(|e| e <= last / 100 * NOT_CONVERGING_PERCENT));
         self.slow_rounds = if converging { 0 } else { self.slow_rounds + 1 };
         let little = left == Left::default() || expected.is_some_and(|e| e <= LAST_ROUND);
-        if little && self.checkpointed {
+        if little && (self.checkpointed || planted(Plant::NoJoinerCheckpoint)) {
             return self.pause(now);
         }
         let mut commands = self.slow_writers(little);
@@ -218,7 +223,7 @@ impl Joiner {
         self.rate = Some((self.left.weight() / (took / MS)).saturating_mul(1000).max(1));
         self.last_round = Some(took);
         self.since = Some(self.listed_at);
-        if took <= LAST_ROUND && !self.checkpointed {
+        if took <= LAST_ROUND && !self.checkpointed && !planted(Plant::NoJoinerCheckpoint) {
             self.phase = Phase::Checkpointing;
             return vec![JoinCommand::Checkpoint];
         }
@@ -227,12 +232,14 @@ impl Joiner {
     }
 
     pub fn on_checkpoint(&mut self) -> Vec<JoinCommand> {
-        if self.phase != Phase::Checkpointing {
-            return Vec::new();
+        match self.phase {
+            Phase::Checkpointing => {
+                self.checkpointed = true;
+                self.rounds()
+            }
+            Phase::Syncing { since } => self.ask_agreement(since),
+            _ => Vec::new(),
         }
-        self.checkpointed = true;
-        self.phase = Phase::Listing;
-        vec![self.ask()]
     }
 
     fn pause(&mut self, now: Tick) -> Vec<JoinCommand> {
@@ -250,7 +257,7 @@ impl Joiner {
     /// The lead refused or lost the pause before anybody agreed: another round.
     pub fn on_pause_refused(&mut self) -> Vec<JoinCommand> {
         match self.phase {
-            Phase::Pausing { .. } | Phase::Rest { .. } => {
+            Phase::Pausing { .. } | Phase::Rest { .. } | Phase::Syncing { .. } => {
                 // Not at once: it would ask again and again for what the lead is busy with.
                 self.phase = Phase::Refused;
                 Vec::new()
@@ -259,9 +266,17 @@ impl Joiner {
         }
     }
 
-    /// The rest and the hand-over are on stable storage here.
+    /// The rest and the hand-over are here.
     pub fn on_rest(&mut self) -> Vec<JoinCommand> {
         let Phase::Rest { since } = self.phase else { return Vec::new() };
+        if planted(Plant::NoJoinerCheckpoint) {
+            return self.ask_agreement(since);
+        }
+        self.phase = Phase::Syncing { since };
+        vec![JoinCommand::Checkpoint]
+    }
+
+    fn ask_agreement(&mut self, since: Tick) -> Vec<JoinCommand> {
         let of: Vec<BrickId> = self.map.in_sync().map(|m| m.brick).collect();
         self.phase = Phase::Agreeing { since, awaiting: of.iter().copied().collect() };
         vec![JoinCommand::AskAgreement { of, epoch: self.map.epoch }]
@@ -335,7 +350,9 @@ impl Joiner {
     pub fn on_tick(&mut self, now: Tick) -> Vec<JoinCommand> {
         let late = |since: Tick| now.since(since) >= JOIN_PAUSE;
         match self.phase {
-            Phase::Pausing { since } | Phase::Rest { since } if late(since) => {
+            Phase::Pausing { since } | Phase::Rest { since } | Phase::Syncing { since }
+                if late(since) =>
+            {
                 let mut commands = vec![JoinCommand::EndPause { epoch: self.map.epoch }];
                 commands.extend(self.rounds());
                 commands

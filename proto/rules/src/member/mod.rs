@@ -23,6 +23,7 @@ use proto::{BrickId, Epoch, Errno, Gfid, Incarnation, LeaseNumber, Refusal, Seq,
 use crate::lease::LeaseKey;
 use crate::lease::numbers::{NumberVerdict, Numbers};
 use crate::lease::table::LeaseTable;
+use crate::plant::{Plant, planted};
 use crate::time::{JOIN_PAUSE, Nanos, Tick};
 use crate::window::{Arrival, Unsettled, Windows};
 
@@ -265,7 +266,8 @@ impl<R: Clone> Member<R> {
         if epoch != self.epoch() {
             return Some(Refusal::Epoch { current: self.epoch().0 });
         }
-        (now >= self.serve_until).then_some(Refusal::NotServing)
+        let lapsed = now >= self.serve_until && !planted(Plant::NoFencing);
+        lapsed.then_some(Refusal::NotServing)
     }
 
     fn unknown_session(&self, session: SessionId, lead: Option<&LeaseTable>) -> Option<Verdict<R>> {
@@ -333,6 +335,9 @@ impl<R: Clone> Member<R> {
             // What touches nothing (fsync) needs no lease: a file open for reading is synced too.
             let needed = !head.touches.is_empty();
             return needed.then_some(Verdict::Refuse(Refusal::LeaseNeeded));
+        }
+        if planted(Plant::NoLeaseNumbers) {
+            return None;
         }
         for (key, number) in &head.under {
             let verdict = match lead {

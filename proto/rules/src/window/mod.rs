@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 use proto::fop::Touch;
 use proto::{Gfid, LeaseNumber, Seq, SessionId};
 
+use crate::plant::{Plant, planted};
+
 /// Changes of one session above its settled mark on one set.
 pub const WINDOW_MAX: usize = 1024;
 
@@ -236,6 +238,7 @@ impl<R: Clone> Window<R> {
             return Arrival::Stale;
         }
         match self.entries.get(&seq) {
+            Some(Entry { reply: Some(_), .. }) if planted(Plant::NoReplay) => Arrival::New,
             Some(Entry { reply: Some(reply), .. }) => Arrival::Replay(reply.clone()),
             Some(_) => Arrival::Running,
             None if seq.0 - self.mark.0 > WINDOW_MAX as u64 => Arrival::Full,
