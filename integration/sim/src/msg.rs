@@ -107,6 +107,8 @@ pub enum Call {
     /// Joiner to lead: hold changes back and ship the rest since that interval.
     Pause {
         since: Option<Interval>,
+        /// What the joiner keeps its own copy of.
+        keeps: BTreeSet<Gfid>,
     },
     /// The joiner gives the pause up before anybody agreed.
     EndPause,
@@ -138,8 +140,6 @@ pub enum Done {
         gfids: BTreeSet<Gfid>,
         all: bool,
         current: Interval,
-        /// Inodes whose copy here is marked stale: not to be copied from here.
-        stale: BTreeSet<Gfid>,
     },
     Inodes(Vec<(Gfid, Option<Inode>)>),
     Rest(Rc<Rest>),

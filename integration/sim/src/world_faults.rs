@@ -241,9 +241,12 @@ impl World {
         let member = self.pool.map.in_sync().any(|m| m.brick == brick);
         let kept = self.pool.map.in_sync().any(|m| {
             let store = &self.peers[crate::cx::proc_of(m.brick)].lasting.store;
-            m.brick != brick && !store.failed && store.facts.epoch != proto::Epoch::NONE
+            let whole = !store.failed && !store.full;
+            m.brick != brick && whole && store.facts.epoch != proto::Epoch::NONE
         });
-        if !kept && member {
+        // Of an inode that is marked stale somewhere it may be the last good copy.
+        let marked = self.peers.iter().any(|p| !p.lasting.store.facts.stale.is_empty());
+        if marked || !kept && member {
             return;
         }
         self.cover.hit("fault: disk lost");

@@ -43,7 +43,7 @@ impl Peer {
                 self.calls.retain(|_, p| p.why != Why::Join);
             }
             self.run_join(cx, commands);
-        } else if syncing {
+        } else if syncing && !self.member.failed() {
             let facts = &self.lasting.store.facts;
             let new = facts.epoch == Epoch::NONE;
             let last_durable = (!new).then_some(Interval(facts.checkpoint));
@@ -85,7 +85,8 @@ impl Peer {
                     let since = sink.since;
                     self.promises.offer_join(set_key(), self.brick, epoch);
                     if let Some(lead) = lead {
-                        self.call(cx, lead, Call::Pause { since }, Why::Join);
+                        let keeps = self.member.keeps(brick_of(lead));
+                        self.call(cx, lead, Call::Pause { since, keeps }, Why::Join);
                     }
                 }
                 JoinCommand::CopyRest => {}
@@ -134,9 +135,9 @@ impl Peer {
     pub fn join_done(&mut self, cx: &mut Cx<'_>, from: Proc, call: &Call, done: Done) {
         let Some(sink) = self.joiner.as_mut() else { return };
         let commands = match (done, call) {
-            (Done::Changed { gfids, all, current, stale }, Call::Changed { .. }) => {
+            (Done::Changed { gfids, all, current }, Call::Changed { .. }) => {
                 sink.all |= all;
-                self.listed(cx, gfids, (all, current), &stale)
+                self.listed(cx, gfids, all, current)
             }
             (Done::Inodes(inodes), _) => {
                 for (gfid, inode) in &inodes {
@@ -159,8 +160,8 @@ impl Peer {
         &mut self,
         cx: &mut Cx<'_>,
         lead: BTreeSet<Gfid>,
-        (all, current): (bool, Interval),
-        stale: &BTreeSet<Gfid>,
+        all: bool,
+        current: Interval,
     ) -> Vec<JoinCommand> {
         let store = &self.lasting.store;
         let own = match store.book.answer(Some(Interval(store.facts.checkpoint))) {
@@ -174,7 +175,8 @@ impl Peer {
             cx.hit(if everything { "heal: everything" } else { "heal: by log" });
         }
         list.extend(own);
-        list.retain(|gfid| !stale.contains(gfid));
+        let keeps = self.lasting.map.set.lead.map(|lead| self.member.keeps(lead));
+        list.retain(|gfid| !keeps.as_ref().is_some_and(|k| k.contains(gfid)));
         cx.note(|me| format!("p{} heals {} inodes: {list:?}", me, list.len()));
         sink.left = list.into_iter().collect();
         let left = Left { inodes: lead.len() as u64, bytes: 0 };
@@ -199,16 +201,7 @@ impl Peer {
         if sink.rules.on_paused() != vec![JoinCommand::CopyRest] {
             return;
         }
-        let lead = self.lasting.map.set.lead;
         let store = &mut self.lasting.store;
-        let stale = rest.rules.stale.iter().any(|(brick, _)| Some(*brick) == lead);
-        if stale && store.facts.epoch == Epoch::NONE {
-            // It has no copy of its own to keep, and only a stale one is there to be had: not
-            // before a good one is back.
-            sink.rules.on_pause_refused();
-            self.call(cx, proc_of(lead.unwrap_or(self.brick)), Call::EndPause, Why::Told);
-            return;
-        }
         for (gfid, inode) in &rest.inodes {
             store.install(*gfid, inode.as_ref(), rest.interval.0);
         }
@@ -217,12 +210,9 @@ impl Peer {
         store.facts.stale.clear();
         self.interval.heard(cx.tick, rest.interval);
         sink.rest = Some(rest.interval);
-        for (brick, gfid) in &rest.rules.stale {
-            if *brick != self.brick {
-                self.lasting.store.facts.stale.insert((*gfid, *brick));
-            }
-        }
         self.member.take_over(rest.rules.clone());
+        let marks = self.member.stale.iter().map(|(brick, gfid)| (gfid, brick));
+        self.lasting.store.facts.stale = marks.collect();
         self.heard.extend(rest.rules.sessions.iter().copied());
         self.lasting.store.facts.graced = self.member.graced();
         let commands = self.joiner.as_mut().map(|j| j.rules.on_rest()).unwrap_or_default();
@@ -341,10 +331,11 @@ impl Peer {
                 Done::Ok
             }
             Call::Install { gfid, inode } => {
-                self.lasting.store.install(*gfid, inode.as_ref(), self.interval.current().0);
+                let interval = self.interval.current().0;
+                self.lasting.store.install_alone(*gfid, inode.as_ref(), interval);
                 Done::Ok
             }
-            Call::Pause { since } => return self.on_pause(cx, from, id, *since),
+            Call::Pause { since, keeps } => return self.on_pause(cx, from, id, (*since, keeps)),
             Call::Changed { since } => self.changed(*since),
             Call::Inspect(gfids) => {
                 let live = &self.lasting.store.live;
@@ -357,15 +348,13 @@ impl Peer {
     fn changed(&self, since: Option<Interval>) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
-        let mine = self.member.stale.iter().filter(|(brick, _)| *brick == self.brick);
-        let stale = mine.map(|(_, gfid)| gfid).collect();
         match store.book.answer(since) {
             LogAnswer::Since(since) => {
-                Done::Changed { gfids: store.changed_since(since.0), all: false, current, stale }
+                Done::Changed { gfids: store.changed_since(since.0), all: false, current }
             }
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();
-                Done::Changed { gfids, all: true, current, stale }
+                Done::Changed { gfids, all: true, current }
             }
         }
     }

@@ -27,9 +27,8 @@ pub struct AskFrom {
 /// A divergence being noted by every member.
 pub struct MarkJob {
     marking: Marking,
-    from: Proc,
-    chan: Chan,
-    request: Request,
+    /// The client that reported it; none when it is for a joiner.
+    asked: Option<(Proc, Chan, Request)>,
 }
 
 /// A joiner waits for the rest.
@@ -39,6 +38,7 @@ pub struct Pause {
     from: Proc,
     call: u64,
     since: Option<Interval>,
+    keeps: BTreeSet<Gfid>,
     shipped: bool,
     withdraw_at: Option<Tick>,
 }
@@ -216,18 +216,27 @@ impl Peer {
             return self.refuse(cx, from, chan, request, Refusal::Busy);
         }
         cx.hit("stale: mark");
+        self.mark_all(cx, &marks, Some((from, chan, request.clone())));
+    }
+
+    fn mark_all(
+        &mut self,
+        cx: &mut Cx<'_>,
+        marks: &[(BrickId, Gfid)],
+        asked: Option<(Proc, Chan, Request)>,
+    ) {
         cx.rounds = true;
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
-        self.note_marks(&marks, &[]);
-        let mut marking = Marking::new(marks.clone(), members);
-        let job = self.next_call + 1;
+        self.note_marks(marks, &[]);
+        let mut marking = Marking::new(marks.to_vec(), members);
+        self.next_call += 1;
+        let job = self.next_call;
         let done = marking.on_noted(self.brick);
         for to in self.others() {
-            let call = Call::Mark { set: marks.clone(), clear: Vec::new() };
+            let call = Call::Mark { set: marks.to_vec(), clear: Vec::new() };
             self.call(cx, to, call, Why::Mark(job));
         }
-        let request = request.clone();
-        self.markings.insert(job, MarkJob { marking, from, chan, request });
+        self.markings.insert(job, MarkJob { marking, asked });
         if done {
             self.mark_done(cx, job, cx.me);
         }
@@ -251,7 +260,9 @@ impl Peer {
             && let Some(done) = self.markings.remove(&job)
         {
             self.member.end_marking();
-            self.answer(cx, done.from, done.chan, &done.request, Ok(Ans::Done));
+            if let Some((from, chan, request)) = done.asked {
+                self.answer(cx, from, chan, &request, Ok(Ans::Done));
+            }
         }
     }
 
@@ -280,7 +291,7 @@ impl Peer {
         cx: &mut Cx<'_>,
         from: Proc,
         call: u64,
-        since: Option<Interval>,
+        (since, keeps): (Option<Interval>, &BTreeSet<Gfid>),
     ) -> Option<Done> {
         let joiner = crate::cx::brick_of(from);
         let Some(incarnation) = self.map().member(joiner).map(|m| m.incarnation) else {
@@ -293,6 +304,13 @@ impl Peer {
         if self.pause.is_some() || !clean {
             return Some(Done::Refused);
         }
+        let marks = self.member.marks_for(joiner, keeps);
+        if !marks.is_empty() {
+            if self.member.begin_marking(&[]) {
+                self.mark_all(cx, &marks, None);
+            }
+            return Some(Done::Refused);
+        }
         if !self.member.pause(cx.tick, self.member.epoch(), JOIN_PAUSE) {
             return Some(Done::Refused);
         }
@@ -303,6 +321,7 @@ impl Peer {
             from,
             call,
             since,
+            keeps: keeps.clone(),
             shipped: false,
             withdraw_at: None,
         });
@@ -315,13 +334,14 @@ impl Peer {
         let Some(pause) = self.pause.as_mut().filter(|p| quiet && !p.shipped) else { return };
         pause.shipped = true;
         let (from, id, since) = (pause.from, pause.call, pause.since);
-        let rest = self.rest(since);
+        let keeps = pause.keeps.clone();
+        let rest = self.rest(since, &keeps);
         cx.note(|me| format!("p{} ships {} inodes to the joiner", me, rest.inodes.len()));
         let done = Done::Rest(Rc::new(rest));
         cx.send(from, crate::model::net::PEER_DATA, Msg::Done { id, done });
     }
 
-    fn rest(&self, since: Option<Interval>) -> Rest {
+    fn rest(&self, since: Option<Interval>, keeps: &BTreeSet<Gfid>) -> Rest {
         let store = &self.lasting.store;
         let all: BTreeSet<Gfid> = store.live.keys().copied().collect();
         let mut gfids = match store.book.answer(since) {
@@ -333,7 +353,7 @@ impl Peer {
         }
         let known = |s: &SessionId| self.table.as_ref().is_some_and(|t| t.knows(*s));
         let sessions: Vec<SessionId> = self.heard.iter().copied().filter(known).collect();
-        gfids.retain(|g| !self.member.stale.is_stale(self.brick, *g));
+        gfids.retain(|g| !keeps.contains(g));
         Rest {
             inodes: gfids.into_iter().map(|g| (g, store.live.get(&g).cloned())).collect(),
             log: store.log.clone(),

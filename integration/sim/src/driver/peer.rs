@@ -362,6 +362,10 @@ impl Peer {
     }
 
     fn report(&mut self, cx: &mut Cx<'_>) {
+        if self.member.failed() && !self.member.in_sync() {
+            // It left; it comes back with another disk, or with room, as another incarnation.
+            return;
+        }
         let report = Report {
             brick: self.brick,
             incarnation: self.incarnation,

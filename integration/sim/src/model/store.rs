@@ -405,6 +405,17 @@ impl Store {
         changed
     }
 
+    /// As `install`, where no sweep follows: inodes that lose their last name by it go at once.
+    pub fn install_alone(&mut self, gfid: Gfid, source: Option<&Inode>, interval: u64) {
+        let names = |i: &Inode| i.names.values().copied().collect::<BTreeSet<Gfid>>();
+        let before = self.live.get(&gfid).map(names).unwrap_or_default();
+        self.install(gfid, source, interval);
+        let named = |g: &Gfid| self.live.values().any(|i| i.names.values().any(|t| t == g));
+        let gone = before.into_iter().filter(|g| self.live.contains_key(g) && !named(g));
+        let effects: Vec<Effect> = gone.map(|gfid| Effect::Drop { gfid }).collect();
+        self.run(effects);
+    }
+
     /// Drops inodes without a name, except the listed ones. Links are counted anew first: an
     /// inode that went and came back meanwhile found names that had stayed.
     pub fn sweep(&mut self, keep: &BTreeSet<Gfid>) {

@@ -42,8 +42,8 @@ pub enum JoinCommand {
         since: Option<Interval>,
     },
     /// Copy the list just got, with own late entries, pinned orphans and stale marks added
-    /// (traps 11, 30), without inodes whose copy is marked stale at the lead: this brick keeps
-    /// its own. Answer: `on_copied`.
+    /// (traps 11, 30), without what this brick keeps its own copy of (`Member::keeps`).
+    /// Answer: `on_copied`.
     CopyList,
     /// `syncfs` and log sync: before the pause, to keep that short, and in it, of the rest.
     /// Answer: `on_checkpoint`.

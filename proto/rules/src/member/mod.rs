@@ -440,6 +440,24 @@ impl<R: Clone> Member<R> {
         ok
     }
 
+    /// Joiner's side: inodes of which it keeps its own copy while the lead's is stale. It was
+    /// in-sync, with a good copy, when that was marked.
+    pub fn keeps(&self, lead: BrickId) -> BTreeSet<Gfid> {
+        let kept = |(brick, gfid): &(BrickId, Gfid)| {
+            *brick == lead && !self.stale.is_stale(self.brick, *gfid)
+        };
+        self.stale.iter().filter(kept).map(|(_, gfid)| gfid).collect()
+    }
+
+    /// Lead's side: marks that all members note before it pauses for `joiner`, which keeps its
+    /// own copies of `kept` and no others: what it took from a stale copy is stale, too.
+    pub fn marks_for(&self, joiner: BrickId, kept: &BTreeSet<Gfid>) -> Vec<(BrickId, Gfid)> {
+        let mine = self.stale.iter().filter(|(brick, _)| *brick == self.brick);
+        let gfids = mine.map(|(_, gfid)| gfid);
+        let missing = |g: &Gfid| !kept.contains(g) && !self.stale.is_stale(joiner, *g);
+        gfids.filter(missing).map(|gfid| (joiner, gfid)).collect()
+    }
+
     /// All members have noted what `begin_marking` was about. (A new epoch ends all rounds.)
     pub fn end_marking(&mut self) {
         self.marking = self.marking.saturating_sub(1);
