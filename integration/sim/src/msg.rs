@@ -1,6 +1,6 @@
 //! What processes say to each other, and what they tell themselves with timers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proto::fop::{LeaseKey, Mode, Touch};
@@ -153,6 +153,7 @@ pub struct Rest {
     pub book: LogBook,
     pub rules: HandOver<Outcome>,
     pub keep: BTreeSet<Gfid>,
+    pub raised: BTreeMap<LeaseKey, LeaseNumber>,
     pub interval: Interval,
 }
 

@@ -70,7 +70,9 @@ pub struct CopyWhat {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettleCommand {
-    /// Tell a member the new numbers; it answers with its list.
+    /// Tell a member the new numbers, which it notes durably until a later epoch's grace has
+    /// ended (when all have restarted, nothing else tells a revoked lease from one to be
+    /// reclaimed); it answers with its list.
     Collect { from: BrickId, raise: Vec<(LeaseKey, LeaseNumber)> },
     /// Make the targets equal to the source in this; then `on_copied(gfid)`.
     Copy { gfid: Gfid, what: CopyWhat, source: BrickId, targets: Vec<BrickId> },

@@ -213,6 +213,7 @@ impl Peer {
         self.member.take_over(rest.rules.clone());
         let marks = self.member.stale.iter().map(|(brick, gfid)| (gfid, brick));
         self.lasting.store.facts.stale = marks.collect();
+        self.lasting.store.facts.raised = rest.raised.clone();
         self.heard.extend(rest.rules.sessions.iter().copied());
         self.lasting.store.facts.graced = self.member.graced();
         let commands = self.joiner.as_mut().map(|j| j.rules.on_rest()).unwrap_or_default();
@@ -300,8 +301,7 @@ impl Peer {
                     self.member.session_ended(*session, *forgotten);
                 }
                 if let Some(graced) = graced {
-                    self.lasting.store.facts.graced = *graced;
-                    self.member.note_graced(*graced);
+                    self.graced_here(*graced);
                 }
                 Done::Ok
             }

@@ -174,14 +174,21 @@ impl Peer {
 
     pub fn note_graced(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
         let others = self.others();
-        self.lasting.store.facts.graced = epoch;
-        self.member.note_graced(epoch);
+        self.graced_here(epoch);
         self.graced_wait = Some((epoch, others.len() as u32));
         for to in others {
             let call = Call::Clear { settled: Vec::new(), ended: Vec::new(), graced: Some(epoch) };
             self.call(cx, to, call, Why::Graced(epoch));
         }
         self.graced_if_all(cx);
+    }
+
+    /// Durably; what was revoked in earlier epochs cannot be reclaimed any more anyway.
+    pub fn graced_here(&mut self, epoch: Epoch) {
+        let facts = &mut self.lasting.store.facts;
+        facts.graced = epoch;
+        facts.raised.retain(|_, number| number.base >= epoch.0);
+        self.member.note_graced(epoch);
     }
 
     pub fn graced_done(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
@@ -360,6 +367,7 @@ impl Peer {
             rules: self.member.hand_over(sessions),
             book: store.book.clone(),
             keep: all,
+            raised: store.facts.raised.clone(),
             interval: self.interval.current(),
         }
     }

@@ -168,6 +168,9 @@ impl Peer {
             self.promises.brick_up(cx.tick, set_key(), self.brick, incarnation, clean);
             self.member = Member::new(self.brick, incarnation);
             self.member.note_graced(graced);
+            for (key, number) in &self.lasting.store.facts.raised {
+                self.member.numbers.raise(*key, *number);
+            }
             for (gfid, brick) in &self.lasting.store.facts.stale {
                 self.member.stale.mark(*brick, *gfid);
             }

@@ -179,6 +179,7 @@ impl Peer {
     ) -> Done {
         for (key, number) in raise {
             self.member.numbers.raise(*key, *number);
+            self.lasting.store.facts.raised.insert(*key, *number);
         }
         if self.member.windows.running(session, gfid) {
             return Done::Busy;

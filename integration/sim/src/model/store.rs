@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::fop::Touch;
-use proto::{BrickId, Epoch, Errno, Gfid, Incarnation};
+use proto::fop::{LeaseKey, Touch};
+use proto::{BrickId, Epoch, Errno, Gfid, Incarnation, LeaseNumber};
 use proto_rules::heal::log::{Interval, LogBook};
 
 use super::change::{BLOCK_BYTES, BLOCKS, Change, Name, Outcome, block_touch};
@@ -110,6 +110,8 @@ pub struct Facts {
     pub boot: u64,
     pub clean: bool,
     pub stale: BTreeSet<(Gfid, BrickId)>,
+    /// Numbers of leases that ended otherwise than by a return, since the last graced epoch.
+    pub raised: BTreeMap<LeaseKey, LeaseNumber>,
     /// Greatest interval that a checkpoint completed.
     pub checkpoint: u64,
 }

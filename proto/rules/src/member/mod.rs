@@ -331,10 +331,13 @@ impl<R: Clone> Member<R> {
 
     /// Every lease named must be the newest known here, and held by the session at the lead.
     fn unleased(&self, head: &Head, lead: Option<&LeaseTable>) -> Option<Verdict<R>> {
+        if head.touches.is_empty() {
+            // What touches nothing (fsync) needs no lease: a file open for reading is synced, too.
+            // Nor does the end of one stop it: no settling would ever clear what it left.
+            return None;
+        }
         if head.under.is_empty() {
-            // What touches nothing (fsync) needs no lease: a file open for reading is synced too.
-            let needed = !head.touches.is_empty();
-            return needed.then_some(Verdict::Refuse(Refusal::LeaseNeeded));
+            return Some(Verdict::Refuse(Refusal::LeaseNeeded));
         }
         if planted(Plant::NoLeaseNumbers) {
             return None;
