@@ -10,7 +10,6 @@ use crate::invariant::Oracle;
 use crate::model::clock::Nanos;
 use crate::model::net::{Chan, Proc};
 use crate::msg::Msg;
-use crate::plant::Plant;
 use crate::rng::Rng;
 
 pub enum Out {
@@ -48,7 +47,6 @@ pub struct Cx<'a> {
     pub tick: Tick,
     pub wall: u64,
     pub peers: usize,
-    pub plant: Plant,
     pub rng: &'a mut Rng,
     pub cover: &'a mut Coverage,
     pub oracle: &'a mut Oracle,
@@ -57,6 +55,8 @@ pub struct Cx<'a> {
     /// Where this process believes the pool's leader to be.
     pub leader: Option<Proc>,
     pub out: Vec<Out>,
+    /// A settle or a marking has begun: a moment to aim a fault at.
+    pub rounds: bool,
     pub notes: Option<&'a mut Vec<String>>,
 }
 

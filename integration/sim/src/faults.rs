@@ -5,8 +5,13 @@
 //! to 8 s; any process killed, stopped for up to 6 s, or started anew within 8 s, all peers at
 //! once included; power lost at any peer, all at once included, with everything unsynced lost,
 //! kept or torn, and now and then the change log's database with it; a disk error at a brick
-//! while another in-sync member is alive; one wrong answer of a store; clocks whose rates
+//! while another in-sync member is alive, or a disk that is lost with all that is on it and
+//! replaced by an empty one; a disk that is full; one wrong answer of a store; a mount that does
+//! not answer recalls while it renews its leases; clocks whose rates
 //! differ by 5 %; wall clocks that jump by a day.
+//!
+//! Some faults are aimed: shortly after a join, a change of the lead, a settle or a stale mark
+//! the world may lose a member, cut it off, or lose power at all of them.
 //!
 //! Outside of the budget: a member of the last epoch that stays away for more than 30 s when
 //! all are down (an operator's decision); errors of all disks; silent corruption at rest.
@@ -40,6 +45,11 @@ pub enum Fault {
     ClientCrash(Proc),
     ClientStart(Proc),
     ClientPause(Proc),
+    /// It takes no recall until `Unwedge`.
+    Wedge(Proc),
+    Unwedge(Proc),
+    Full(Proc),
+    DiskLost(Proc),
 }
 
 /// Who there is to hurt.
@@ -91,12 +101,18 @@ fn draw(rng: &mut Rng, cast: Cast, at: Nanos, span: Nanos, plan: &mut Vec<(Nanos
         70..75 => plan.push((at, Fault::Drop(brick, other))),
         75..78 => plan.push((at, Fault::Slow(brick, other))),
         78..81 => plan.push((at, Fault::WallJump(peer))),
-        81..86 => {
+        81..84 => {
             plan.extend([(at, Fault::Eio(brick)), (end, Fault::Crash(brick))]);
             plan.push((end + 500 * MS, Fault::Start(brick)));
         }
-        86..91 => plan.push((at, Fault::Misanswer(brick))),
-        91..96 => {
+        84..86 => {
+            plan.extend([(at, Fault::Full(brick)), (end, Fault::Crash(brick))]);
+            plan.push((end + 500 * MS, Fault::Start(brick)));
+        }
+        86..88 => plan.extend([(at, Fault::DiskLost(brick)), (end, Fault::Start(brick))]),
+        88..91 => plan.push((at, Fault::Misanswer(brick))),
+        91..94 => plan.extend([(at, Fault::Wedge(client)), (end, Fault::Unwedge(client))]),
+        94..97 => {
             plan.extend([(at, Fault::ClientCrash(client)), (end, Fault::ClientStart(client))])
         }
         _ => plan.extend([(at, Fault::ClientPause(client)), (end, Fault::Resume(client))]),
@@ -114,4 +130,42 @@ fn down_all(
     for peer in 0..cast.peers {
         plan.push((first.0 + rng.range(100 * MS, span.max(200 * MS)), Fault::Start(peer)));
     }
+}
+
+/// What happened just now, near which other faults hurt most.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// That brick joined.
+    Join(Proc),
+    /// The set has another lead, or the same brick leads under another incarnation.
+    Lead(Proc),
+    /// The lead makes members equal, or has marks noted.
+    Rounds(Proc),
+}
+
+/// Faults within a second and a half after a moment, with their ends.
+pub fn aimed(rng: &mut Rng, cast: Cast, now: Nanos, moment: Moment) -> Vec<(Nanos, Fault)> {
+    let mut plan = Vec::new();
+    let at = now + rng.below(1500 * MS);
+    let end = at + rng.range(300 * MS, 4000 * MS);
+    let (Moment::Join(one) | Moment::Lead(one) | Moment::Rounds(one)) = moment;
+    let other = (one + 1 + rng.index(cast.bricks - 1)) % cast.bricks;
+    let client = cast.peers + rng.index(cast.clients);
+    match (moment, rng.below(6)) {
+        // The others' disks do not come back: what was healed must be on the joiner's.
+        (Moment::Join(_), 0..3) => {
+            let others = (0..cast.bricks).filter(|b| *b != one);
+            plan.extend(others.clone().map(|b| (at, Fault::DiskLost(b))));
+            plan.push((at, Fault::PowerLossAll));
+            let starts = (0..cast.peers).map(|p| (end + rng.below(500 * MS), Fault::Start(p)));
+            plan.extend(starts);
+        }
+        (_, 0) => down_all(rng, cast, (at, Fault::PowerLossAll), end - at, &mut plan),
+        (_, 1) => plan.extend([(at, Fault::Crash(one)), (end, Fault::Start(one))]),
+        (_, 2) => plan.extend([(at, Fault::PowerLoss(other)), (end, Fault::Start(other))]),
+        (_, 3) => plan.extend([(at, Fault::Isolate(one)), (end, Fault::MendAll(one))]),
+        (_, 4) => plan.extend([(at, Fault::Cut(one, client)), (end, Fault::Mend(one, client))]),
+        _ => plan.extend([(at, Fault::Pause(other)), (end, Fault::Resume(other))]),
+    }
+    plan
 }

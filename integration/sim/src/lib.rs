@@ -13,7 +13,6 @@ pub mod invariant;
 pub mod many;
 mod model;
 mod msg;
-pub mod plant;
 mod rng;
 mod workload;
 mod world;
@@ -21,7 +20,8 @@ mod world_faults;
 
 use coverage::Coverage;
 use invariant::Broken;
-use plant::Plant;
+pub use proto_rules::plant;
+use proto_rules::plant::Plant;
 
 /// What one seed came to.
 pub struct Outcome {
@@ -36,6 +36,9 @@ pub struct Outcome {
 }
 
 /// Runs one seed. `trace`: how many of the last events to keep.
-pub fn run(seed: u64, plant: Plant, trace: usize) -> Outcome {
-    world::World::new(seed, plant, trace).run()
+pub fn run(seed: u64, planted: Plant, trace: usize) -> Outcome {
+    plant::plant(planted);
+    let outcome = world::World::new(seed, trace).run();
+    plant::plant(Plant::None);
+    outcome
 }

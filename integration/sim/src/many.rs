@@ -1,6 +1,6 @@
 //! Many seeds on all cores, with the coverage of all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -21,10 +21,13 @@ pub struct Report {
     pub operations: u64,
     /// The first failing seed.
     pub failed: Option<(u64, Broken, Vec<String>)>,
-    /// How often each invariant broke.
-    pub broken: BTreeMap<&'static str, (u64, u64)>,
+    /// By invariant: how often it broke, and the first seeds that broke it.
+    pub broken: BTreeMap<&'static str, (u64, BTreeSet<u64>)>,
     plant: Plant,
 }
+
+/// Failing seeds named of each invariant.
+const NAMED_MAX: usize = 12;
 
 impl Report {
     pub fn passed(&self) -> bool {
@@ -42,8 +45,8 @@ impl Report {
             let trace = trace.join("\n");
             text += &format!("{trace}\nseed {seed}: {}: {}\n", broken.invariant, broken.what);
         }
-        for (invariant, (count, seed)) in &self.broken {
-            text += &format!("broken {count} times, first by seed {seed}: {invariant}\n");
+        for (invariant, (count, seeds)) in &self.broken {
+            text += &format!("broken {count} times, first by seeds {seeds:?}: {invariant}\n");
         }
         for event in self.uncovered() {
             text += &format!("never reached: {event}\n");
@@ -61,7 +64,7 @@ struct Shared {
     undecided: u64,
     operations: u64,
     failed: Option<(u64, Broken)>,
-    broken: BTreeMap<&'static str, (u64, u64)>,
+    broken: BTreeMap<&'static str, (u64, BTreeSet<u64>)>,
 }
 
 /// Runs seeds `first..first + seeds` to the end, on all cores.
@@ -96,8 +99,12 @@ fn run_some(first: u64, seeds: u64, plant: Plant, stop: bool) -> Report {
             all.undecided += u64::from(outcome.undecided);
             all.operations += outcome.operations as u64;
             if let Some(broken) = outcome.broken {
-                let entry = all.broken.entry(broken.invariant).or_insert((0, seed));
-                *entry = (entry.0 + 1, entry.1.min(seed));
+                let (count, seeds) = all.broken.entry(broken.invariant).or_default();
+                *count += 1;
+                seeds.insert(seed);
+                if seeds.len() > NAMED_MAX {
+                    seeds.pop_last();
+                }
                 if all.failed.as_ref().is_none_or(|(s, _)| seed < *s) {
                     all.failed = Some((seed, broken));
                 }

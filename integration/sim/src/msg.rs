@@ -1,6 +1,6 @@
 //! What processes say to each other, and what they tell themselves with timers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proto::fop::{LeaseKey, Mode, Touch};
@@ -93,8 +93,8 @@ pub enum Call {
         lease: Option<(LeaseKey, LeaseNumber)>,
     },
     Mark {
-        marks: Vec<(BrickId, Gfid)>,
-        clear: bool,
+        set: Vec<(BrickId, Gfid)>,
+        clear: Vec<(BrickId, Gfid)>,
     },
     Changed {
         since: Option<Interval>,
@@ -107,6 +107,8 @@ pub enum Call {
     /// Joiner to lead: hold changes back and ship the rest since that interval.
     Pause {
         since: Option<Interval>,
+        /// What the joiner keeps its own copy of.
+        keeps: BTreeSet<Gfid>,
     },
     /// The joiner gives the pause up before anybody agreed.
     EndPause,
@@ -128,6 +130,7 @@ pub enum Done {
     },
     Pieces(Vec<Piece>),
     Ok,
+    Marked,
     /// Not now: the call is made again.
     Busy,
     Refused,
@@ -150,6 +153,7 @@ pub struct Rest {
     pub book: LogBook,
     pub rules: HandOver<Outcome>,
     pub keep: BTreeSet<Gfid>,
+    pub raised: BTreeMap<LeaseKey, LeaseNumber>,
     pub interval: Interval,
 }
 

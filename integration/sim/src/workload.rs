@@ -19,6 +19,14 @@ pub fn dir(n: u8) -> Gfid {
     gfid(2, u64::from(n) + 2)
 }
 
+/// Neither created nor removed by anybody.
+pub fn is_fixed(gfid: Gfid) -> bool {
+    gfid.0[7] != CREATED
+}
+
+/// Kind of the inodes that applications create.
+const CREATED: u8 = 3;
+
 fn gfid(kind: u8, n: u64) -> Gfid {
     let mut bytes = [0; 16];
     bytes[7] = kind;
@@ -61,7 +69,7 @@ impl Workload {
             48..54 => Kind::Setattr { gfid: target, value },
             54..60 => Kind::Getattr { gfid: target },
             60..66 => Kind::Fsync { gfid: target },
-            66..77 => Kind::Create { dir: d, name, gfid: gfid(3, value + 2) },
+            66..77 => Kind::Create { dir: d, name, gfid: gfid(CREATED, value + 2) },
             77..84 => Kind::Unlink { dir: d, name },
             84..90 => {
                 let other = dir(rng.below(u64::from(DIRS)) as u8);

@@ -12,14 +12,13 @@ use crate::coverage::Coverage;
 use crate::cx::{Cx, Later, Out, brick_of, peer_of, proc_of};
 use crate::driver::client::Client;
 use crate::driver::peer::{Lasting, Peer, short};
-use crate::faults::{Cast, Fault, schedule};
+use crate::faults::{Cast, Fault, Moment, aimed, schedule};
 use crate::invariant::{self, Broken, Oracle};
 use crate::model::clock::{Clock, MS, Nanos};
 use crate::model::net::{CONTROL, Chan, DATA, Flight, Net, Proc};
 use crate::model::pool::Pool;
 use crate::model::store::Store;
 use crate::msg::{Map, Msg};
-use crate::plant::Plant;
 use crate::rng::Rng;
 use crate::workload::{self, Workload};
 
@@ -68,11 +67,12 @@ pub struct World {
     pub cast: Cast,
     pub oracle: Oracle,
     pub cover: Coverage,
-    plant: Plant,
     workload: Workload,
     length: Nanos,
     think: Nanos,
     issued: usize,
+    /// Aimed faults left for this seed.
+    aims: u64,
     pub quiet: bool,
     finals: Vec<crate::invariant::history::Kind>,
     final_from: Nanos,
@@ -83,7 +83,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, plant: Plant, trace_max: usize) -> Self {
+    pub fn new(seed: u64, trace_max: usize) -> Self {
         let mut rng = Rng::new(seed);
         let peers = rng.range(3, 5) as usize;
         // Now and then two bricks and a witness.
@@ -122,11 +122,11 @@ impl World {
             cast,
             oracle: Oracle::new(clients),
             cover: Coverage::default(),
-            plant,
             workload: Workload::new(rng.fork()),
             length,
             think: 2 * length * (clients * THREADS) as u64 / (OPERATIONS as u64 + 40),
             issued: 0,
+            aims: rng.below(4),
             quiet: false,
             finals: Vec::new(),
             final_from: 0,
@@ -196,20 +196,24 @@ impl World {
             tick: clock.tick(self.now),
             wall: clock.wall(self.now),
             peers: self.cast.peers,
-            plant: self.plant,
             rng: &mut rng,
             cover: &mut cover,
             oracle: &mut oracle,
             leads_term: (self.pool.leader == Some(me)).then_some(self.pool.term),
             leader: self.pool.leader,
             out: Vec::new(),
+            rounds: false,
             notes: (self.trace_max > 0).then_some(&mut notes),
         };
         act(self, &mut cx);
         let out = std::mem::take(&mut cx.out);
+        let rounds = std::mem::take(&mut cx.rounds);
         (self.rng, self.cover, self.oracle) = (rng, cover, oracle);
         notes.into_iter().for_each(|n| self.push_note(n));
         self.perform(me, out);
+        if rounds {
+            self.aim(Moment::Rounds(me));
+        }
     }
 
     pub fn with_peer(&mut self, proc: Proc, act: impl FnOnce(&mut Peer, &mut Cx<'_>)) {
@@ -390,12 +394,38 @@ impl World {
             let map = short(&self.pool.map);
             self.note(|| format!("pool: {entry:?} -> {outcome:?} ({map})"));
             self.count(&entry, outcome);
+            self.aim_at(&entry, outcome);
             let map = Map { version: self.pool.version, set: Rc::new(self.pool.map.clone()) };
             let Some(leader) = self.pool.leader else { continue };
             self.with_peer(leader, |peer, cx| peer.take_map(cx, &map));
             for to in (0..self.procs.len()).filter(|p| *p != leader) {
                 self.transmit(leader, to, CONTROL, Msg::Map(map.clone()));
             }
+        }
+    }
+
+    fn aim_at(&mut self, entry: &SetEntry, outcome: SetOutcome) {
+        let SetOutcome::NewEpoch { lead_changed, .. } = outcome else { return };
+        let moment = match entry {
+            SetEntry::Join { brick, .. } => Moment::Join(proc_of(*brick)),
+            _ if lead_changed => match self.pool.map.lead {
+                Some(lead) => Moment::Lead(proc_of(lead)),
+                None => return,
+            },
+            _ => return,
+        };
+        self.aim(moment);
+    }
+
+    fn aim(&mut self, moment: Moment) {
+        // The first joins and leads of a seed are no better than later ones.
+        if self.quiet || self.aims == 0 || !self.rng.percent(35) {
+            return;
+        }
+        self.aims -= 1;
+        self.cover.hit("fault: aimed");
+        for (at, fault) in aimed(&mut self.rng, self.cast, self.now, moment) {
+            self.at(at, Event::Fault(fault));
         }
     }
 

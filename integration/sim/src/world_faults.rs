@@ -1,10 +1,13 @@
 //! How the world carries faults out, and how it ends them all.
 
-use proto::Incarnation;
+use std::collections::BTreeSet;
+
+use proto::{BrickId, Incarnation};
 
 use crate::faults::Fault;
 use crate::model::clock::{MS, Nanos};
 use crate::model::net::{DATA, Proc};
+use crate::model::store::Store;
 use crate::world::{Event, World, new_client};
 
 const DAY: i64 = 86_400_000_000_000;
@@ -75,6 +78,16 @@ impl World {
             }
             Fault::Eio(proc) => self.fail_disk(proc),
             Fault::Misanswer(proc) => self.oracle.plan_misanswer(proc),
+            Fault::Full(proc) => {
+                self.cover.hit("fault: full disk");
+                self.peers[proc].lasting.store.full = true;
+            }
+            Fault::DiskLost(proc) => self.lose_disk(proc),
+            Fault::Wedge(proc) => {
+                self.cover.hit("fault: wedged client");
+                self.clients[proc - self.cast.peers].wedged = true;
+            }
+            Fault::Unwedge(proc) => self.clients[proc - self.cast.peers].wedged = false,
             Fault::ClientCrash(proc) => {
                 self.cover.hit("fault: client crash");
                 self.kill(proc);
@@ -143,7 +156,14 @@ impl World {
         let brick = crate::cx::brick_of(proc);
         let Some(named) = self.pool.map.member(brick).map(|m| m.incarnation) else { return };
         self.lost.insert((brick, named));
-        let all = self.pool.map.in_sync().all(|m| self.lost.contains(&(m.brick, m.incarnation)));
+        // A copy of an inode that is marked stale is lost, too, until it is healed.
+        let marks = self.peers.iter().flat_map(|p| p.lasting.store.facts.stale.iter());
+        let stale: BTreeSet<BrickId> = marks.map(|(_, brick)| *brick).collect();
+        let all = self
+            .pool
+            .map
+            .in_sync()
+            .all(|m| self.lost.contains(&(m.brick, m.incarnation)) || stale.contains(&m.brick));
         if all {
             self.oracle.memory_lost = true;
             self.note(|| "all memory is lost".to_owned());
@@ -157,6 +177,7 @@ impl World {
         self.procs[proc].up = true;
         self.procs[proc].life += 1;
         self.peers[proc].lasting.store.failed = false;
+        self.peers[proc].lasting.store.full = false;
         let incarnation = Incarnation(self.rng.next() | 1);
         self.note(|| format!("p{proc} starts as incarnation {incarnation}"));
         self.with_peer(proc, |peer, cx| peer.start(cx, incarnation));
@@ -213,6 +234,28 @@ impl World {
         }
     }
 
+    /// The disk goes with all that is on it; an empty one is there at the next start. Another
+    /// in-sync member keeps its own: the loss of all disks is outside of the budget.
+    fn lose_disk(&mut self, proc: Proc) {
+        let brick = crate::cx::brick_of(proc);
+        let member = self.pool.map.in_sync().any(|m| m.brick == brick);
+        let kept = self.pool.map.in_sync().any(|m| {
+            let store = &self.peers[crate::cx::proc_of(m.brick)].lasting.store;
+            let whole = !store.failed && !store.full;
+            m.brick != brick && whole && store.facts.epoch != proto::Epoch::NONE
+        });
+        // Of an inode that is marked stale somewhere it may be the last good copy.
+        let marked = self.peers.iter().any(|p| !p.lasting.store.facts.stale.is_empty());
+        if marked || !kept && member {
+            return;
+        }
+        self.cover.hit("fault: disk lost");
+        self.kill(proc);
+        self.peers[proc].lasting.store = Store::replaced();
+        self.peers[proc].lasting.boot += 1;
+        self.lose_memory(proc);
+    }
+
     /// The quiet phase: everything runs, reaches everything, and no disk fails.
     pub fn end_faults(&mut self) {
         for (from, to) in self.net.cuts() {
@@ -223,10 +266,11 @@ impl World {
         for proc in 0..self.procs.len() {
             self.resume(proc);
             if proc >= self.cast.peers {
+                self.clients[proc - self.cast.peers].wedged = false;
                 self.restart_client(proc);
                 continue;
             }
-            if self.peers[proc].lasting.store.failed {
+            if self.peers[proc].lasting.store.failed || self.peers[proc].lasting.store.full {
                 self.kill(proc);
             }
             self.start_peer(proc);

@@ -16,6 +16,7 @@
 pub mod heal;
 pub mod lease;
 pub mod member;
+pub mod plant;
 pub mod promise;
 pub mod restart;
 pub mod set;

@@ -6,19 +6,23 @@
 //! Promises: while another in-sync member is alive, a restarted one becomes syncing; a sole
 //! member is named by a bare bump; with all down the best memory wins (same incarnation, then
 //! same kernel boot or clean stop, then latest durable epoch), after 30 s or as soon as all
-//! in-sync members of the last epoch have reported.
+//! in-sync members of the last epoch have reported. A choice that died before it could serve
+//! is made again.
 //!
 //! Deliberately does not: compare time stamps of files. The chosen lead's copy wins whole.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use proto::map::SetMap;
+use proto::map::{MemberMap, SetMap};
 use proto::{BrickId, Epoch, Incarnation};
 use serde::{Deserialize, Serialize};
 
-use crate::set::SetEntry;
-use crate::time::{RESTART_WAIT, Tick};
+use crate::set::{SetEntry, passed_over};
+use crate::time::{MS, Nanos, RESTART_WAIT, SUSPECT_AFTER, Tick};
+
+/// An older report is of a brick that has gone again: they come each second.
+const REPORT_FRESH: Nanos = 3000 * MS;
 
 /// What a brick says of itself at start, and again until the map names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +41,7 @@ pub struct Report {
 pub struct Restart {
     epoch: Epoch,
     since: Option<Tick>,
-    reports: BTreeMap<BrickId, Report>,
+    reports: BTreeMap<BrickId, (Tick, Report)>,
 }
 
 /// What the pool's leader does next for this set.
@@ -60,7 +64,7 @@ impl Restart {
             self.epoch = map.epoch;
         }
         self.since.get_or_insert(now);
-        self.reports.insert(report.brick, report);
+        self.reports.insert(report.brick, (now, report));
     }
 
     /// What to propose now. `alive(brick, incarnation)`: that incarnation answers pings.
@@ -73,41 +77,71 @@ impl Restart {
         if self.epoch != map.epoch {
             return Decision::Nothing;
         }
-        if let Some(entry) = self.unnamed_syncing(map) {
+        let fresh = self.fresh(now, map, &alive);
+        if let Some(entry) = unnamed_syncing(map, &fresh) {
             return Decision::Propose(entry);
         }
         let in_sync: Vec<_> = map.in_sync().collect();
-        // A living member is one that the map names and that answers (or says so itself).
-        let living = in_sync.iter().any(|m| {
-            let reported = self.reports.get(&m.brick).map(|r| r.incarnation);
-            reported.map_or_else(|| alive(m.brick, m.incarnation), |i| i == m.incarnation)
+        let living = in_sync.iter().any(|m| match self.reports.get(&m.brick) {
+            Some((_, report)) if report.incarnation != m.incarnation => false,
+            // It spoke for itself, just now.
+            Some((at, _)) if now.since(*at) < SUSPECT_AFTER => true,
+            _ => alive(m.brick, m.incarnation),
         });
         let new = in_sync
             .iter()
-            .find_map(|m| self.reports.get(&m.brick).filter(|r| r.incarnation != m.incarnation));
+            .find_map(|m| fresh.get(&m.brick).filter(|r| r.incarnation != m.incarnation));
         let Some(new) = new else { return Decision::Nothing };
-        if living || in_sync.len() == 1 {
+        if living {
             return Decision::Propose(brick_up(map, new));
         }
-        self.all_down(now, map)
+        // Nobody in-sync is heard any more; what such a one said before it fell silent is nothing.
+        let silent = |brick: &BrickId, report: &Report| {
+            in_sync.iter().any(|m| m.brick == *brick && m.incarnation == report.incarnation)
+        };
+        let mut said = fresh.clone();
+        said.retain(|brick, report| !silent(brick, report));
+        if in_sync.len() > 1 {
+            return self.choose(now, map, &said, &in_sync);
+        }
+        // The only one. If it never learnt of the epoch in which it is that, nobody has been
+        // served since: those who were passed over may remember more than it does by now.
+        let passed = map.members.iter().filter(|m| passed_over(m));
+        let candidates: Vec<_> = in_sync.into_iter().chain(passed).collect();
+        if candidates.len() > 1 && new.durable < map.epoch {
+            return self.choose(now, map, &said, &candidates);
+        }
+        Decision::Propose(brick_up(map, new))
     }
 
-    fn unnamed_syncing(&self, map: &SetMap) -> Option<SetEntry> {
-        use proto::map::MemberState::{InSync, Out};
-        map.members.iter().filter(|m| m.state != InSync).find_map(|m| {
-            let report = self.reports.get(&m.brick)?;
-            let named = report.incarnation == m.incarnation && m.state != Out;
-            (!named).then(|| brick_up(map, report))
-        })
+    /// What was said lately, or by an incarnation that is named and alive.
+    fn fresh(
+        &self,
+        now: Tick,
+        map: &SetMap,
+        alive: impl Fn(BrickId, Incarnation) -> bool,
+    ) -> BTreeMap<BrickId, &Report> {
+        let named = |r: &Report| {
+            map.member(r.brick).is_some_and(|m| m.incarnation == r.incarnation)
+                && alive(r.brick, r.incarnation)
+        };
+        let fresh = |(at, report): &&(Tick, Report)| now.since(*at) < REPORT_FRESH || named(report);
+        self.reports.values().filter(fresh).map(|(_, report)| (report.brick, report)).collect()
     }
 
-    fn all_down(&self, now: Tick, map: &SetMap) -> Decision {
-        let heard = map.in_sync().filter(|m| self.reports.contains_key(&m.brick)).count();
+    fn choose(
+        &self,
+        now: Tick,
+        map: &SetMap,
+        reports: &BTreeMap<BrickId, &Report>,
+        candidates: &[&MemberMap],
+    ) -> Decision {
+        let heard = candidates.iter().filter(|m| reports.contains_key(&m.brick)).count();
         let deadline = self.since.unwrap_or(now).after(RESTART_WAIT);
-        if heard < map.in_sync().count() && now < deadline {
+        if heard < candidates.len() && now < deadline {
             return Decision::WaitUntil(deadline);
         }
-        match best(map, &self.reports) {
+        match best(map, reports, candidates) {
             Some(report) => Decision::Propose(SetEntry::Restart {
                 epoch: map.epoch,
                 lead: report.brick,
@@ -118,31 +152,44 @@ impl Restart {
     }
 }
 
+fn unnamed_syncing(map: &SetMap, reports: &BTreeMap<BrickId, &Report>) -> Option<SetEntry> {
+    use proto::map::MemberState::{InSync, Out};
+    map.members.iter().filter(|m| m.state != InSync).find_map(|m| {
+        let report = reports.get(&m.brick)?;
+        let named = report.incarnation == m.incarnation && m.state != Out;
+        (!named).then(|| brick_up(map, report))
+    })
+}
+
 fn brick_up(map: &SetMap, report: &Report) -> SetEntry {
     SetEntry::BrickUp { epoch: map.epoch, brick: report.brick, incarnation: report.incarnation }
 }
 
-/// The rule of DESIGN section 9; ties go to the last lead, then to the set's order.
-fn best<'a>(map: &SetMap, reports: &'a BTreeMap<BrickId, Report>) -> Option<&'a Report> {
-    let candidates = map.in_sync().enumerate().filter_map(|(order, member)| {
-        let report = reports.get(&member.brick)?;
+/// The rule of DESIGN section 9 (whose first word, the same incarnation, is `living`); ties go
+/// to the last lead, then to the set's order.
+fn best<'a>(
+    map: &SetMap,
+    reports: &BTreeMap<BrickId, &'a Report>,
+    candidates: &[&MemberMap],
+) -> Option<&'a Report> {
+    let order = |m: &MemberMap| map.members.iter().position(|o| o.brick == m.brick);
+    let ranked = candidates.iter().filter_map(|member| {
+        let report = *reports.get(&member.brick)?;
         let rank = (
-            report.incarnation == member.incarnation,
             report.memory_intact,
             report.durable,
             map.lead == Some(member.brick),
-            Reverse(order),
+            Reverse(order(member)),
         );
         Some((rank, report))
     });
-    candidates.max_by_key(|(rank, _)| *rank).map(|(_, report)| report)
+    ranked.max_by_key(|(rank, _)| *rank).map(|(_, report)| report)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{brick, in_sync, inc, set_map};
-    use crate::time::MS;
     use proto::map::MemberState::{InSync, Out};
 
     fn report(n: u8, incarnation: u64, memory_intact: bool, durable: u64) -> Report {
@@ -158,6 +205,8 @@ mod tests {
         let mut restart = Restart::default();
         for r in reports {
             restart.on_report(Tick(0), map, r.clone());
+            // Bricks report again and again until they are named.
+            restart.on_report(at, map, r.clone());
         }
         restart.decide(at, map, |b, _| alive.iter().any(|n| brick(*n) == b))
     }

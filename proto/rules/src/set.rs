@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::map::{MemberState, SetMap};
+use proto::map::{MemberMap, MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId};
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +34,22 @@ pub enum SetEntry {
     BrickUp { epoch: Epoch, brick: BrickId, incarnation: Incarnation },
     /// The member's own word: a clean stop, or a disk that failed.
     Leave { epoch: Epoch, brick: BrickId, incarnation: Incarnation, reason: String },
-    /// All members were down; `lead` alone is in-sync now (see `restart`).
+    /// All members were down; `lead` alone is in-sync now (see `restart`). It was in-sync, or
+    /// an earlier choice that never served passed it over.
     Restart { epoch: Epoch, lead: BrickId, incarnation: Incarnation },
+}
+
+/// Why a member of a set all of whose members were down is out.
+const ALL_WERE_DOWN: &str = "all members were down; another one leads";
+const HEALING: &str = "healing";
+/// Why a member that came back under another incarnation syncs.
+const DAEMON_RESTARTED: &str = "its daemon restarted";
+
+/// Whether the entry that began this epoch passed this member over for those in-sync now. As
+/// long as they have not served in it, another choice may fall on it.
+pub fn passed_over(member: &MemberMap) -> bool {
+    member.state != MemberState::InSync
+        && [ALL_WERE_DOWN, DAEMON_RESTARTED].contains(&member.reason.as_str())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +87,10 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
         return SetOutcome::Void(Void::Epoch);
     }
     let before = leader(map);
+    let passed: Vec<BrickId> =
+        map.members.iter().filter(|m| passed_over(m)).map(|m| m.brick).collect();
+    // A choice made again, because the one chosen before never served.
+    let again = matches!(entry, SetEntry::Restart { .. }) && map.in_sync().count() == 1;
     let changed = match entry {
         SetEntry::Start { members } => start(map, members),
         SetEntry::Evict { brick, reason, .. } => remove(map, *brick, MemberState::Out, reason),
@@ -91,6 +109,10 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
         Ok(Change::Epoch) => {
             map.epoch = Epoch(index);
             elect(map);
+            let earlier = |m: &&mut MemberMap| passed.contains(&m.brick) && passed_over(m);
+            for member in map.members.iter_mut().filter(earlier).filter(|_| !again) {
+                member.reason = HEALING.into();
+            }
             SetOutcome::NewEpoch { epoch: map.epoch, lead_changed: leader(map) != before }
         }
     }
@@ -213,12 +235,14 @@ fn brick_up(map: &mut SetMap, brick: BrickId, new: Incarnation) -> Result<Change
         MemberState::InSync if in_sync == 1 => Ok(Change::Epoch),
         MemberState::InSync => {
             member.state = MemberState::Syncing;
-            member.reason = "its daemon restarted".into();
+            member.reason = DAEMON_RESTARTED.into();
             Ok(Change::Epoch)
         }
         MemberState::Out | MemberState::Syncing => {
             member.state = MemberState::Syncing;
-            member.reason = "healing".into();
+            if !passed_over(member) {
+                member.reason = HEALING.into();
+            }
             Ok(Change::Noted)
         }
     }
@@ -248,15 +272,18 @@ fn leave(
 
 fn restart(map: &mut SetMap, lead: BrickId, incarnation: Incarnation) -> Result<Change, Void> {
     let at = position(map, lead)?;
-    if map.members[at].state != MemberState::InSync {
+    let chosen = &map.members[at];
+    if chosen.state != MemberState::InSync && !passed_over(chosen) {
         return Err(Void::State);
     }
     for member in &mut map.members {
         if member.brick == lead {
             member.incarnation = incarnation;
+            member.state = MemberState::InSync;
+            member.reason.clear();
         } else if member.state == MemberState::InSync {
             member.state = MemberState::Out;
-            member.reason = "all members were down; another one leads".into();
+            member.reason = ALL_WERE_DOWN.into();
         }
     }
     Ok(Change::Epoch)
@@ -292,6 +319,16 @@ pub fn choose_eviction(
         lacks.iter().any(|(h, g)| (h == b && heard(g)) || (g == b && heard(h))) && heard(b)
     };
     order.iter().rev().filter(not_lead).find(|b| cut(b)).copied()
+}
+
+/// Whether the pool's leader proposes a member's own `Leave`: only while another in-sync member
+/// answers. Else the set would pass to one that is gone, and with its memory maybe.
+pub fn may_leave(
+    map: &SetMap,
+    brick: BrickId,
+    alive: impl Fn(BrickId, Incarnation) -> bool,
+) -> bool {
+    map.in_sync().any(|m| m.brick != brick && alive(m.brick, m.incarnation))
 }
 
 /// Why a peer cannot be stopped without interrupting a set.

@@ -23,6 +23,7 @@ use proto::{BrickId, Gfid, LeaseNumber, Seq, SessionId};
 use crate::lease::LeaseKey;
 use crate::lease::table::SettleScope;
 use crate::member::stale::StaleMarks;
+use crate::plant::{Plant, planted};
 use crate::window::Unsettled;
 
 /// What is settled: everything (a new lead), or one scope of the lease table.
@@ -50,6 +51,11 @@ pub struct MemberList {
     pub marks: Vec<(SessionId, Seq)>,
     /// Sessions that it has heard of.
     pub sessions: Vec<SessionId>,
+    /// What the replies to the entries mean, where the driver can tell: the same number for the
+    /// same meaning. Executed everywhere with different results is not settled.
+    pub replies: Vec<((SessionId, Seq), u64)>,
+    /// For a new lead: the stale marks that it holds.
+    pub stale: Vec<(BrickId, Gfid)>,
 }
 
 /// What of one inode (or directory) is copied.
@@ -64,10 +70,15 @@ pub struct CopyWhat {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettleCommand {
-    /// Tell a member the new numbers; it answers with its list.
+    /// Tell a member the new numbers, which it notes durably until a later epoch's grace has
+    /// ended (when all have restarted, nothing else tells a revoked lease from one to be
+    /// reclaimed); it answers with its list.
     Collect { from: BrickId, raise: Vec<(LeaseKey, LeaseNumber)> },
     /// Make the targets equal to the source in this; then `on_copied(gfid)`.
     Copy { gfid: Gfid, what: CopyWhat, source: BrickId, targets: Vec<BrickId> },
+    /// A member notes stale marks durably, and drops others: an earlier lead died before all
+    /// members had the same. Then `on_marked`.
+    Mark { at: BrickId, set: Vec<(BrickId, Gfid)>, clear: Vec<(BrickId, Gfid)> },
     /// A member drops these entries of its windows; then `on_cleared`.
     Clear { at: BrickId, entries: Vec<(SessionId, Seq)> },
     /// Settled. `sessions`: all that any member has heard of.
@@ -77,6 +88,10 @@ pub enum SettleCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Collecting,
+    /// All members get the same stale marks, before one of them is taken for a source.
+    Marking {
+        awaiting: BTreeSet<BrickId>,
+    },
     /// Inodes first, so that names have something to point to; then names.
     Copying {
         names_left: BTreeMap<Gfid, CopyWhat>,
@@ -95,6 +110,8 @@ pub struct Settle {
     members: Vec<BrickId>,
     raise: Vec<(LeaseKey, LeaseNumber)>,
     lists: BTreeMap<BrickId, MemberList>,
+    /// For a new lead: what it and the members know as stale, together.
+    marks: Option<StaleMarks>,
     copying: BTreeSet<Gfid>,
     touched: BTreeSet<Gfid>,
     clear: Vec<(SessionId, Seq)>,
@@ -115,6 +132,7 @@ impl Settle {
             members: Vec::new(),
             raise,
             lists: BTreeMap::new(),
+            marks: None,
             copying: BTreeSet::new(),
             touched: BTreeSet::new(),
             clear: Vec::new(),
@@ -129,6 +147,7 @@ impl Settle {
     pub fn on_members(&mut self, members: Vec<BrickId>) -> Vec<SettleCommand> {
         self.members = members;
         self.lists.clear();
+        self.marks = None;
         self.copying.clear();
         self.touched.clear();
         self.clear.clear();
@@ -169,9 +188,63 @@ impl Settle {
         if self.lists.len() < self.members.len() {
             return Vec::new();
         }
+        if self.scope == Scope::All {
+            let commands = self.unite_marks();
+            if !commands.is_empty() {
+                return commands;
+            }
+        }
+        self.begin(stale)
+    }
+
+    /// A member has noted its marks.
+    pub fn on_marked(&mut self, member: BrickId, stale: &StaleMarks) -> Vec<SettleCommand> {
+        let Phase::Marking { awaiting } = &mut self.phase else { return Vec::new() };
+        awaiting.remove(&member);
+        if awaiting.is_empty() { self.begin(stale) } else { Vec::new() }
+    }
+
+    fn begin(&mut self, stale: &StaleMarks) -> Vec<SettleCommand> {
         let items = self.merge();
         self.touched = items.keys().copied().collect();
         self.begin_copying(items, stale)
+    }
+
+    /// A mark that one member holds is given to all, for somebody may have been told that it
+    /// is noted. One that not all hold, and that would leave no good copy, was told to nobody:
+    /// the lead of its time waits for all. It is dropped.
+    fn unite_marks(&mut self) -> Vec<SettleCommand> {
+        let held: BTreeMap<BrickId, BTreeSet<(BrickId, Gfid)>> =
+            self.lists.iter().map(|(m, l)| (*m, l.stale.iter().copied().collect())).collect();
+        let all: BTreeSet<(BrickId, Gfid)> = held.values().flatten().copied().collect();
+        let everywhere = |mark: &(BrickId, Gfid)| held.values().all(|h| h.contains(mark));
+        let mut marks = StaleMarks::default();
+        for (brick, gfid) in all.iter().copied().filter(everywhere) {
+            marks.mark(brick, gfid);
+        }
+        for (brick, gfid) in all.iter().copied().filter(|mark| !everywhere(mark)) {
+            if !marks.would_leave_none(brick, gfid, &self.members) {
+                marks.mark(brick, gfid);
+            }
+        }
+        let right: BTreeSet<(BrickId, Gfid)> = marks.iter().collect();
+        self.marks = Some(marks);
+        let mut commands = Vec::new();
+        for (at, held) in &held {
+            let set: Vec<_> = right.difference(held).copied().collect();
+            let clear: Vec<_> = held.difference(&right).copied().collect();
+            if !(set.is_empty() && clear.is_empty()) {
+                commands.push(SettleCommand::Mark { at: *at, set, clear });
+            }
+        }
+        let at = |c: &SettleCommand| match c {
+            SettleCommand::Mark { at, .. } => Some(*at),
+            _ => None,
+        };
+        if !commands.is_empty() {
+            self.phase = Phase::Marking { awaiting: commands.iter().filter_map(at).collect() };
+        }
+        commands
     }
 
     /// All targets have the inode's part of the present wave.
@@ -196,6 +269,9 @@ impl Settle {
 
     /// What some member lacks, by inode; notes the entries to clear.
     fn merge(&mut self) -> BTreeMap<Gfid, CopyWhat> {
+        if planted(Plant::NoSettle) {
+            return BTreeMap::new();
+        }
         let mut marks: BTreeMap<SessionId, Seq> = BTreeMap::new();
         let mut entries: BTreeMap<(SessionId, Seq), (&[Touch], usize)> = BTreeMap::new();
         for list in self.lists.values() {
@@ -208,11 +284,13 @@ impl Settle {
                 entries.entry(key).or_insert((&entry.touches, 0)).1 += 1;
             }
         }
+        let differing = self.differing();
         let mut items: BTreeMap<Gfid, CopyWhat> = BTreeMap::new();
         for ((session, seq), (touches, members)) in entries {
             // A mark that reached one member says that all had answered.
             let settled = marks.get(&session).is_some_and(|mark| seq <= *mark);
-            if settled || members == self.members.len() {
+            let same = members == self.members.len() && !differing.contains(&(session, seq));
+            if settled || same {
                 continue;
             }
             self.clear.push((session, seq));
@@ -222,6 +300,16 @@ impl Settle {
             normalise(what);
         }
         items
+    }
+
+    /// Changes that were answered differently.
+    fn differing(&self) -> BTreeSet<(SessionId, Seq)> {
+        let mut first: BTreeMap<(SessionId, Seq), u64> = BTreeMap::new();
+        let replies = self.lists.values().flat_map(|l| l.replies.iter());
+        let differs = |(key, reply): &&((SessionId, Seq), u64)| {
+            *first.entry(*key).or_insert(*reply) != *reply
+        };
+        replies.filter(differs).map(|(key, _)| *key).collect()
     }
 
     fn begin_copying(
@@ -256,6 +344,7 @@ impl Settle {
         stale: &StaleMarks,
     ) -> Vec<SettleCommand> {
         self.copying = items.keys().copied().collect();
+        let stale = self.marks.as_ref().unwrap_or(stale);
         let copy = |(gfid, what)| {
             // The lead's copy, unless it is marked stale (then it is a target itself).
             let source = stale.source(gfid, self.lead, &self.members).unwrap_or(self.lead);

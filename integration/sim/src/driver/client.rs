@@ -56,6 +56,8 @@ pub struct Client {
     /// Lead's wall time at the last renewal, and when that was sent.
     pub stamp_base: (u64, Tick),
     pub last_stamp: u64,
+    /// A fault: recalls are not answered, renewals go on.
+    pub wedged: bool,
 }
 
 impl Client {
@@ -84,6 +86,7 @@ impl Client {
             next_renew: Tick::ZERO,
             stamp_base: (1, Tick::ZERO),
             last_stamp: 0,
+            wedged: false,
         }
     }
 
@@ -227,7 +230,7 @@ impl Client {
         self.known = false;
         self.reclaiming = false;
         self.next_hello = cx.tick;
-        for key in self.cache.lose_all() {
+        for key in self.cache.lose_all_at(cx.tick) {
             cx.hit("lease: lost");
             self.forget_cached(key);
         }
@@ -248,6 +251,12 @@ impl Client {
     }
 
     pub fn act(&mut self, cx: &mut Cx<'_>, action: RecallAction) {
+        for key in self.cache.take_lapsed() {
+            cx.hit("lease: lost");
+            self.giving.remove(&key);
+            self.returning.remove(&key);
+            self.forget_cached(key);
+        }
         match action {
             RecallAction::GiveBack { lease, keep } => {
                 self.giving.insert(lease.key, keep);
@@ -264,6 +273,9 @@ impl Client {
 
     /// Gives back what was recalled and no change uses.
     pub fn give_back(&mut self, cx: &mut Cx<'_>) {
+        if self.wedged {
+            return;
+        }
         let ready: Vec<(LeaseKey, Mode)> = self
             .giving
             .iter()

@@ -1,5 +1,7 @@
 //! The operations of a mount's threads: leases first, then one change or one read.
 
+use std::collections::BTreeMap;
+
 use proto::fop::{LeaseKey, Mode, Touch};
 use proto::{BrickId, Errno, Failure, Gfid, LeaseNumber, Seq};
 use proto_rules::Tick;
@@ -67,9 +69,19 @@ pub struct Op {
     /// The new inode's lease, from the lead's answer: counted from that request's sending.
     created: Option<(Tick, u64, Lease)>,
     lost: Vec<BrickId>,
+    /// The latest sending to each member: only its answer counts.
+    latest: BTreeMap<Proc, u64>,
 }
 
 impl Op {
+    pub fn sent(&mut self, to: Proc, flight: u64) {
+        self.latest.insert(to, flight);
+    }
+
+    pub fn awaits(&self, from: Proc, flight: u64) -> bool {
+        self.latest.get(&from) == Some(&flight)
+    }
+
     pub fn frame(&self) -> (Seq, bool, u64, Vec<(LeaseKey, LeaseNumber)>) {
         (self.seq, self.resend, self.stamp, self.under.clone())
     }
@@ -109,6 +121,7 @@ impl Client {
             diverged: None,
             created: None,
             lost: Vec::new(),
+            latest: BTreeMap::new(),
         };
         self.ops.insert(self.next_id, op);
         self.step(cx);
@@ -563,6 +576,7 @@ impl Client {
         let changes = self.changes.get(&wish.gfid()).copied().unwrap_or(0);
         let Some(op) = self.ops.get_mut(&id) else { return };
         let (read, commands) = ReadTxn::start(targets, true, order, op.deadline);
+        op.latest.clear();
         op.read = Some((read, wish, changes));
         op.under = vec![(key, number)];
         self.run_read(cx, id, commands);

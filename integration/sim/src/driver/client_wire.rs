@@ -71,12 +71,23 @@ impl Client {
         let flight =
             Flight { to, chan, sent: cx.tick, lead: targets.lead, epoch: targets.epoch, purpose };
         self.flights.insert(id, flight);
+        if let Purpose::Change(op) | Purpose::Read(op) = purpose
+            && let Some(op) = self.ops.get_mut(&op)
+        {
+            op.sent(to, id);
+        }
         cx.send(to, chan, Msg::Request(Rc::new(request)));
     }
 
     pub fn on_reply(&mut self, cx: &mut Cx<'_>, from: Proc, reply: Reply) {
         let Some(flight) = self.flights.remove(&reply.id) else { return };
         cx.note(|me| format!("c{} {:?} from p{from}: {:?}", me, flight.purpose, reply.result));
+        if let Purpose::Change(op) | Purpose::Read(op) = flight.purpose
+            && self.ops.get(&op).is_some_and(|op| !op.awaits(from, reply.id))
+        {
+            // Of an earlier sending, maybe of another question.
+            return;
+        }
         match flight.purpose {
             Purpose::Hello => match reply.result {
                 Ok(_) => self.greeted(cx),

@@ -14,7 +14,6 @@ use super::peer::{Peer, Why};
 use crate::cx::{Cx, brick_of, lead_proc, proc_of, set_key};
 use crate::model::net::{PEER_DATA, Proc};
 use crate::msg::{Call, Done, Msg, Rest, Word};
-use crate::plant::Plant;
 
 /// Inodes per trip.
 const BATCH: usize = 3;
@@ -29,8 +28,9 @@ pub struct Sink {
     since: Option<Interval>,
     rounds: u32,
     all: bool,
+    /// The interval of the rest, once that is here.
+    rest: Option<Interval>,
     never_until: Option<Tick>,
-    proposed: bool,
 }
 
 impl Peer {
@@ -43,8 +43,10 @@ impl Peer {
                 self.calls.retain(|_, p| p.why != Why::Join);
             }
             self.run_join(cx, commands);
-        } else if syncing {
-            let last_durable = Some(Interval(self.lasting.store.facts.checkpoint));
+        } else if syncing && !self.member.failed() {
+            let facts = &self.lasting.store.facts;
+            let new = facts.epoch == Epoch::NONE;
+            let last_durable = (!new).then_some(Interval(facts.checkpoint));
             let (rules, commands) = Joiner::start(self.brick, self.incarnation, &map, last_durable);
             self.joiner = Some(Sink {
                 rules,
@@ -52,8 +54,8 @@ impl Peer {
                 since: last_durable,
                 rounds: 0,
                 all: false,
+                rest: None,
                 never_until: None,
-                proposed: false,
             });
             self.run_join(cx, commands);
         }
@@ -67,6 +69,7 @@ impl Peer {
             match command {
                 JoinCommand::AskChanges { since } => {
                     sink.since = since;
+                    sink.rest = None;
                     sink.rounds += 1;
                     if sink.rounds > 2 {
                         cx.hit("heal: rounds");
@@ -82,7 +85,8 @@ impl Peer {
                     let since = sink.since;
                     self.promises.offer_join(set_key(), self.brick, epoch);
                     if let Some(lead) = lead {
-                        self.call(cx, lead, Call::Pause { since }, Why::Join);
+                        let keeps = self.member.keeps(brick_of(lead));
+                        self.call(cx, lead, Call::Pause { since, keeps }, Why::Join);
                     }
                 }
                 JoinCommand::CopyRest => {}
@@ -99,9 +103,9 @@ impl Peer {
                         self.call(cx, proc_of(to), call, Why::Join);
                     }
                 }
-                JoinCommand::ProposeJoin { .. } => {
-                    sink.proposed = true;
-                    self.propose_join(cx);
+                JoinCommand::ProposeJoin { epoch, incarnation } => {
+                    let entry = SetEntry::Join { epoch, brick: self.brick, incarnation };
+                    self.say(cx, Word::Propose(entry));
                 }
                 JoinCommand::NeverServe => self.never_serve(cx),
                 JoinCommand::Joined => {
@@ -113,12 +117,16 @@ impl Peer {
     }
 
     fn join_checkpoint(&mut self, cx: &mut Cx<'_>) {
-        if cx.plant != Plant::NoJoinerCheckpoint {
-            // What it was healed to is on disk; its question stays the old one until it joins.
-            let keep = self.lasting.store.facts.checkpoint;
-            let suspects = self.lasting.store.suspects.clone();
-            let _ = self.lasting.store.checkpoint(keep);
-            self.lasting.store.suspects = suspects;
+        let store = &mut self.lasting.store;
+        let rest = self.joiner.as_ref().and_then(|sink| sink.rest);
+        // What it was healed to is on disk; its question stays the old one until the rest is.
+        let interval = rest.map_or(store.facts.checkpoint, |i| i.0);
+        let suspects = store.suspects.clone();
+        if store.checkpoint(interval).is_err() {
+            return;
+        }
+        if rest.is_none() {
+            store.suspects = suspects;
         }
         let commands = self.joiner.as_mut().map(|j| j.rules.on_checkpoint()).unwrap_or_default();
         self.run_join(cx, commands);
@@ -167,6 +175,8 @@ impl Peer {
             cx.hit(if everything { "heal: everything" } else { "heal: by log" });
         }
         list.extend(own);
+        let keeps = self.lasting.map.set.lead.map(|lead| self.member.keeps(lead));
+        list.retain(|gfid| !keeps.as_ref().is_some_and(|k| k.contains(gfid)));
         cx.note(|me| format!("p{} heals {} inodes: {list:?}", me, list.len()));
         sink.left = list.into_iter().collect();
         let left = Left { inodes: lead.len() as u64, bytes: 0 };
@@ -199,28 +209,15 @@ impl Peer {
         store.sweep(&rest.keep);
         store.facts.stale.clear();
         self.interval.heard(cx.tick, rest.interval);
-        if cx.plant == Plant::NoJoinerCheckpoint {
-            store.facts.checkpoint = rest.interval.0;
-            store.suspects.clear();
-        } else if store.checkpoint(rest.interval.0).is_err() {
-            return;
-        }
-        for (brick, gfid) in &rest.rules.stale {
-            if *brick != self.brick {
-                self.lasting.store.facts.stale.insert((*gfid, *brick));
-            }
-        }
+        sink.rest = Some(rest.interval);
         self.member.take_over(rest.rules.clone());
+        let marks = self.member.stale.iter().map(|(brick, gfid)| (gfid, brick));
+        self.lasting.store.facts.stale = marks.collect();
+        self.lasting.store.facts.raised = rest.raised.clone();
         self.heard.extend(rest.rules.sessions.iter().copied());
         self.lasting.store.facts.graced = self.member.graced();
         let commands = self.joiner.as_mut().map(|j| j.rules.on_rest()).unwrap_or_default();
         self.run_join(cx, commands);
-    }
-
-    fn propose_join(&mut self, cx: &mut Cx<'_>) {
-        let epoch = self.map().epoch;
-        let (brick, incarnation) = (self.brick, self.incarnation);
-        self.say(cx, Word::Propose(SetEntry::Join { epoch, brick, incarnation }));
     }
 
     pub fn tick_joiner(&mut self, cx: &mut Cx<'_>) {
@@ -231,11 +228,7 @@ impl Peer {
             None => {}
         }
         let commands = sink.rules.on_tick(cx.tick);
-        let again = sink.proposed && commands.is_empty() && cx.rng.percent(20);
         self.run_join(cx, commands);
-        if again {
-            self.propose_join(cx);
-        }
     }
 
     fn never_serve(&mut self, cx: &mut Cx<'_>) {
@@ -308,8 +301,7 @@ impl Peer {
                     self.member.session_ended(*session, *forgotten);
                 }
                 if let Some(graced) = graced {
-                    self.lasting.store.facts.graced = *graced;
-                    self.member.note_graced(*graced);
+                    self.graced_here(*graced);
                 }
                 Done::Ok
             }
@@ -318,11 +310,11 @@ impl Peer {
                 let leased = lease.is_none_or(|(k, n)| table.permits(*session, k, n));
                 Done::Vouched(table.knows(*session) && leased)
             }
-            Call::Mark { marks, clear } => {
+            Call::Mark { set, clear } => {
                 if self.installed.insert((from, id)) {
-                    self.note_marks(marks, *clear);
+                    self.note_marks(set, clear);
                 }
-                Done::Ok
+                Done::Marked
             }
             Call::AgreeJoin { brick, incarnation } => {
                 let joiner = (*brick, *incarnation);
@@ -339,11 +331,12 @@ impl Peer {
                 Done::Ok
             }
             Call::Install { gfid, inode } => {
-                self.lasting.store.install(*gfid, inode.as_ref(), self.interval.current().0);
+                let interval = self.interval.current().0;
+                self.lasting.store.install_alone(*gfid, inode.as_ref(), interval);
                 Done::Ok
             }
-            Call::Pause { since } => return self.on_pause(cx, from, id, *since),
-            Call::Changed { since } => self.changed(*since, cx.plant),
+            Call::Pause { since, keeps } => return self.on_pause(cx, from, id, (*since, keeps)),
+            Call::Changed { since } => self.changed(*since),
             Call::Inspect(gfids) => {
                 let live = &self.lasting.store.live;
                 Done::Inodes(gfids.iter().map(|g| (*g, live.get(g).cloned())).collect())
@@ -352,13 +345,12 @@ impl Peer {
         })
     }
 
-    fn changed(&self, since: Option<Interval>, plant: Plant) -> Done {
+    fn changed(&self, since: Option<Interval>) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
         match store.book.answer(since) {
             LogAnswer::Since(since) => {
-                let skip = if plant == Plant::NoLogOverlap { 2 } else { 0 };
-                Done::Changed { gfids: store.changed_since(since.0 + skip), all: false, current }
+                Done::Changed { gfids: store.changed_since(since.0), all: false, current }
             }
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();

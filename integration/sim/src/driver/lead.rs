@@ -27,9 +27,8 @@ pub struct AskFrom {
 /// A divergence being noted by every member.
 pub struct MarkJob {
     marking: Marking,
-    from: Proc,
-    chan: Chan,
-    request: Request,
+    /// The client that reported it; none when it is for a joiner.
+    asked: Option<(Proc, Chan, Request)>,
 }
 
 /// A joiner waits for the rest.
@@ -39,6 +38,7 @@ pub struct Pause {
     from: Proc,
     call: u64,
     since: Option<Interval>,
+    keeps: BTreeSet<Gfid>,
     shipped: bool,
     withdraw_at: Option<Tick>,
 }
@@ -174,14 +174,21 @@ impl Peer {
 
     pub fn note_graced(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
         let others = self.others();
-        self.lasting.store.facts.graced = epoch;
-        self.member.note_graced(epoch);
+        self.graced_here(epoch);
         self.graced_wait = Some((epoch, others.len() as u32));
         for to in others {
             let call = Call::Clear { settled: Vec::new(), ended: Vec::new(), graced: Some(epoch) };
             self.call(cx, to, call, Why::Graced(epoch));
         }
         self.graced_if_all(cx);
+    }
+
+    /// Durably; what was revoked in earlier epochs cannot be reclaimed any more anyway.
+    pub fn graced_here(&mut self, epoch: Epoch) {
+        let facts = &mut self.lasting.store.facts;
+        facts.graced = epoch;
+        facts.raised.retain(|_, number| number.base >= epoch.0);
+        self.member.note_graced(epoch);
     }
 
     pub fn graced_done(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
@@ -212,32 +219,45 @@ impl Peer {
         request: &Request,
         marks: Vec<(BrickId, Gfid)>,
     ) {
+        if !self.member.begin_marking(&marks) {
+            return self.refuse(cx, from, chan, request, Refusal::Busy);
+        }
         cx.hit("stale: mark");
+        self.mark_all(cx, &marks, Some((from, chan, request.clone())));
+    }
+
+    fn mark_all(
+        &mut self,
+        cx: &mut Cx<'_>,
+        marks: &[(BrickId, Gfid)],
+        asked: Option<(Proc, Chan, Request)>,
+    ) {
+        cx.rounds = true;
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
-        self.note_marks(&marks, false);
-        let mut marking = Marking::new(marks.clone(), members);
-        let job = self.next_call + 1;
+        self.note_marks(marks, &[]);
+        let mut marking = Marking::new(marks.to_vec(), members);
+        self.next_call += 1;
+        let job = self.next_call;
         let done = marking.on_noted(self.brick);
         for to in self.others() {
-            self.call(cx, to, Call::Mark { marks: marks.clone(), clear: false }, Why::Mark(job));
+            let call = Call::Mark { set: marks.to_vec(), clear: Vec::new() };
+            self.call(cx, to, call, Why::Mark(job));
         }
-        let request = request.clone();
-        self.markings.insert(job, MarkJob { marking, from, chan, request });
+        self.markings.insert(job, MarkJob { marking, asked });
         if done {
             self.mark_done(cx, job, cx.me);
         }
     }
 
-    pub fn note_marks(&mut self, marks: &[(BrickId, Gfid)], clear: bool) {
-        for (brick, gfid) in marks {
-            let facts = &mut self.lasting.store.facts;
-            if clear {
-                self.member.stale.clear(*brick, *gfid);
-                facts.stale.remove(&(*gfid, *brick));
-            } else {
-                self.member.stale.mark(*brick, *gfid);
-                facts.stale.insert((*gfid, *brick));
-            }
+    pub fn note_marks(&mut self, set: &[(BrickId, Gfid)], clear: &[(BrickId, Gfid)]) {
+        let facts = &mut self.lasting.store.facts;
+        for (brick, gfid) in clear {
+            self.member.stale.clear(*brick, *gfid);
+            facts.stale.remove(&(*gfid, *brick));
+        }
+        for (brick, gfid) in set {
+            self.member.stale.mark(*brick, *gfid);
+            facts.stale.insert((*gfid, *brick));
         }
     }
 
@@ -246,7 +266,10 @@ impl Peer {
         if marking.marking.on_noted(crate::cx::brick_of(from))
             && let Some(done) = self.markings.remove(&job)
         {
-            self.answer(cx, done.from, done.chan, &done.request, Ok(Ans::Done));
+            self.member.end_marking();
+            if let Some((from, chan, request)) = done.asked {
+                self.answer(cx, from, chan, &request, Ok(Ans::Done));
+            }
         }
     }
 
@@ -255,7 +278,7 @@ impl Peer {
             return;
         }
         if let Some(table) = self.table.as_mut()
-            && cx.tick < self.member.serve_until()
+            && self.member.may_revoke(cx.tick)
         {
             let commands = table.tick(cx.tick);
             self.run_lease(cx, commands);
@@ -275,18 +298,24 @@ impl Peer {
         cx: &mut Cx<'_>,
         from: Proc,
         call: u64,
-        since: Option<Interval>,
+        (since, keeps): (Option<Interval>, &BTreeSet<Gfid>),
     ) -> Option<Done> {
         let joiner = crate::cx::brick_of(from);
         let Some(incarnation) = self.map().member(joiner).map(|m| m.incarnation) else {
             return Some(Done::Refused);
         };
-        let serving = self.table.as_ref().is_some_and(|t| t.serving());
-        let clean = serving && self.settles.is_empty() && self.markings.is_empty();
+        let clean = self.table.as_ref().is_some_and(|t| t.serving() && !t.settling());
         if self.pause.as_ref().is_some_and(|p| p.call == call && p.joiner == joiner) {
             return None;
         }
         if self.pause.is_some() || !clean {
+            return Some(Done::Refused);
+        }
+        let marks = self.member.marks_for(joiner, keeps);
+        if !marks.is_empty() {
+            if self.member.begin_marking(&[]) {
+                self.mark_all(cx, &marks, None);
+            }
             return Some(Done::Refused);
         }
         if !self.member.pause(cx.tick, self.member.epoch(), JOIN_PAUSE) {
@@ -299,6 +328,7 @@ impl Peer {
             from,
             call,
             since,
+            keeps: keeps.clone(),
             shipped: false,
             withdraw_at: None,
         });
@@ -311,13 +341,14 @@ impl Peer {
         let Some(pause) = self.pause.as_mut().filter(|p| quiet && !p.shipped) else { return };
         pause.shipped = true;
         let (from, id, since) = (pause.from, pause.call, pause.since);
-        let rest = self.rest(since);
+        let keeps = pause.keeps.clone();
+        let rest = self.rest(since, &keeps);
         cx.note(|me| format!("p{} ships {} inodes to the joiner", me, rest.inodes.len()));
         let done = Done::Rest(Rc::new(rest));
         cx.send(from, crate::model::net::PEER_DATA, Msg::Done { id, done });
     }
 
-    fn rest(&self, since: Option<Interval>) -> Rest {
+    fn rest(&self, since: Option<Interval>, keeps: &BTreeSet<Gfid>) -> Rest {
         let store = &self.lasting.store;
         let all: BTreeSet<Gfid> = store.live.keys().copied().collect();
         let mut gfids = match store.book.answer(since) {
@@ -329,12 +360,14 @@ impl Peer {
         }
         let known = |s: &SessionId| self.table.as_ref().is_some_and(|t| t.knows(*s));
         let sessions: Vec<SessionId> = self.heard.iter().copied().filter(known).collect();
+        gfids.retain(|g| !keeps.contains(g));
         Rest {
             inodes: gfids.into_iter().map(|g| (g, store.live.get(&g).cloned())).collect(),
             log: store.log.clone(),
             rules: self.member.hand_over(sessions),
             book: store.book.clone(),
             keep: all,
+            raised: store.facts.raised.clone(),
             interval: self.interval.current(),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::{BrickId, Epoch, Incarnation};
 use proto_rules::Tick;
 use proto_rules::restart::{Decision, Restart};
-use proto_rules::set::{SetEntry, choose_eviction};
+use proto_rules::set::{SetEntry, choose_eviction, may_leave};
 use proto_rules::time::{MS, SUSPECT_AFTER};
 
 use super::peer::Peer;
@@ -58,6 +58,8 @@ impl Peer {
                 };
                 self.propose(cx, entry);
             }
+            Word::Propose(SetEntry::Leave { brick, .. })
+                if !may_leave(self.map(), brick, |b, i| self.hears(cx.tick, b, i)) => {}
             Word::Propose(entry) => self.propose(cx, entry),
         }
     }
@@ -123,15 +125,15 @@ impl Peer {
         }
     }
 
+    fn hears(&self, now: Tick, brick: BrickId, incarnation: Incarnation) -> bool {
+        let heard = self.leader.heard.get(&brick);
+        heard.is_some_and(|(at, i)| *i == incarnation && now.since(*at) < SUSPECT_AFTER)
+    }
+
     fn decide(&mut self, cx: &mut Cx<'_>) {
         let map = self.lasting.map.set.clone();
         let now = cx.tick;
-        let heard = &self.leader.heard;
-        let alive = |brick: BrickId, incarnation: Incarnation| {
-            heard
-                .get(&brick)
-                .is_some_and(|(at, i)| *i == incarnation && now.since(*at) < SUSPECT_AFTER)
-        };
+        let alive = |brick: BrickId, incarnation: Incarnation| self.hears(now, brick, incarnation);
         if let Decision::Propose(entry) = self.leader.restart.decide(now, &map, alive) {
             self.propose(cx, entry);
         }

@@ -168,6 +168,9 @@ impl Peer {
             self.promises.brick_up(cx.tick, set_key(), self.brick, incarnation, clean);
             self.member = Member::new(self.brick, incarnation);
             self.member.note_graced(graced);
+            for (key, number) in &self.lasting.store.facts.raised {
+                self.member.numbers.raise(*key, *number);
+            }
             for (gfid, brick) in &self.lasting.store.facts.stale {
                 self.member.stale.mark(*brick, *gfid);
             }
@@ -241,16 +244,12 @@ impl Peer {
         }
     }
 
-    fn refresh(&mut self, cx: &Cx<'_>) {
-        let until = match cx.plant {
-            crate::plant::Plant::NoFencing => Tick::NEVER,
-            _ => self.promises.serve_until(set_key(), self.brick),
-        };
-        self.member.set_serve_until(until);
+    fn refresh(&mut self) {
+        self.member.set_serve_until(self.promises.serve_until(set_key(), self.brick));
     }
 
     pub fn on_msg(&mut self, cx: &mut Cx<'_>, from: Proc, chan: u8, msg: Msg) {
-        self.refresh(cx);
+        self.refresh();
         match msg {
             Msg::Ping { ping, map, interval } => {
                 self.take_map(cx, &map);
@@ -284,7 +283,7 @@ impl Peer {
             Msg::Request(request) => self.on_request(cx, from, chan, request),
             Msg::Reply(_) | Msg::Recall { .. } => {}
         }
-        self.refresh(cx);
+        self.refresh();
     }
 
     fn on_promise_events(&mut self, cx: &mut Cx<'_>, events: Vec<PromiseEvent>) {
@@ -315,7 +314,7 @@ impl Peer {
     }
 
     pub fn on_later(&mut self, cx: &mut Cx<'_>, what: Later) {
-        self.refresh(cx);
+        self.refresh();
         match what {
             Later::Tick => self.on_tick(cx),
             Later::Execute { from, chan, request } => self.execute(cx, from, chan, &request),
@@ -366,6 +365,10 @@ impl Peer {
     }
 
     fn report(&mut self, cx: &mut Cx<'_>) {
+        if self.member.failed() && !self.member.in_sync() {
+            // It left; it comes back with another disk, or with room, as another incarnation.
+            return;
+        }
         let report = Report {
             brick: self.brick,
             incarnation: self.incarnation,

@@ -12,7 +12,6 @@ use crate::cx::{Cx, Later, lead_proc};
 use crate::model::change::Outcome;
 use crate::model::net::{Chan, Proc};
 use crate::msg::{Ans, Body, Call, Done, Msg, Reply, Request};
-use crate::plant::Plant;
 
 /// A request that waits inside a member.
 pub struct Held {
@@ -86,12 +85,6 @@ impl Peer {
                 self.begin_execution(cx, from, chan, request);
             }
             Verdict::Replay(outcome) => self.replay(cx, from, chan, &request, outcome),
-            Verdict::Refuse(Refusal::StaleLease) if cx.plant == Plant::NoLeaseNumbers => {
-                let (session, seq) = (request.session, request.seq);
-                let number = head.under.first().map_or(proto::LeaseNumber::NONE, |u| u.1);
-                self.member.windows.begin(session, seq, head.touches, number);
-                self.begin_execution(cx, from, chan, request);
-            }
             Verdict::Refuse(refusal) => self.refuse(cx, from, chan, &request, refusal),
             Verdict::Fail(errno) => self.answer(cx, from, chan, &request, Err(errno.into())),
             Verdict::Hold(Hold::Running) => {}
@@ -130,7 +123,10 @@ impl Peer {
             _ => return,
         };
         let mut outcome = outcome;
-        if store.failed && outcome == Err(Errno::EIO) {
+        // Others have room: it does not overrule their success (a sole member's answer stands).
+        let own = store.failed && outcome == Err(Errno::EIO)
+            || outcome == Err(Errno::ENOSPC) && !self.member.lone();
+        if own {
             match self.member.own_error(gfid) {
                 // Nobody is answered from now on.
                 OwnError::Leave => {
@@ -192,10 +188,6 @@ impl Peer {
         outcome: Outcome,
     ) {
         cx.hit("gate: replay");
-        if cx.plant == Plant::NoReplay {
-            let first = Request { resend: false, ..request.clone() };
-            return self.execute(cx, from, chan, &first);
-        }
         let touches = self.member.windows.touches(request.session, request.seq).to_vec();
         self.lasting.store.log(self.interval.current().0, &touches);
         self.reply_outcome(cx, from, chan, request, (outcome, false));

@@ -13,7 +13,6 @@ use crate::cx::{Cx, brick_of, proc_of};
 use crate::model::change::{BLOCK_BYTES, block_touch};
 use crate::model::net::Proc;
 use crate::msg::{Call, Done};
-use crate::plant::Plant;
 
 /// A settle with what its driver keeps beside it.
 pub struct Job {
@@ -64,6 +63,7 @@ impl Peer {
         raise: Vec<(LeaseKey, LeaseNumber)>,
     ) {
         let Some(scope) = scope else { return };
+        cx.rounds = true;
         cx.hit(if scope.key.is_some() { "settle: one lease" } else { "settle: one session" });
         self.settle(cx, Scope::One(scope), raise);
     }
@@ -76,10 +76,6 @@ impl Peer {
         let (copies, targets) = (BTreeMap::new(), BTreeMap::new());
         let graced = self.member.graced();
         self.settles.insert(job, Job { rules, graced, copies, targets });
-        if cx.plant == Plant::NoSettle {
-            let sessions = self.heard.clone();
-            return self.settle_over(cx, job, sessions);
-        }
         self.run_settle(cx, job, commands);
     }
 
@@ -101,6 +97,11 @@ impl Peer {
                     let call = Call::Fetch(touches(gfid, &what));
                     self.call(cx, proc_of(source), call, Why::Copy(job, gfid));
                 }
+                SettleCommand::Mark { at, set, clear } => {
+                    cx.hit("settle: marks united");
+                    let call = Call::Mark { set, clear };
+                    self.call(cx, proc_of(at), call, Why::Settle(job));
+                }
                 SettleCommand::Clear { at, entries } => {
                     let call = Call::Clear { settled: entries, ended: Vec::new(), graced: None };
                     self.call(cx, proc_of(at), call, Why::Settle(job));
@@ -117,6 +118,7 @@ impl Peer {
                 settle.graced = settle.graced.max(graced);
                 settle.rules.on_list(brick_of(from), list, &self.member.stale)
             }
+            Done::Marked => settle.rules.on_marked(brick_of(from), &self.member.stale),
             Done::Ok => settle.rules.on_cleared(brick_of(from)),
             _ => return,
         };
@@ -177,6 +179,7 @@ impl Peer {
     ) -> Done {
         for (key, number) in raise {
             self.member.numbers.raise(*key, *number);
+            self.lasting.store.facts.raised.insert(*key, *number);
         }
         if self.member.windows.running(session, gfid) {
             return Done::Busy;
@@ -185,6 +188,11 @@ impl Peer {
             entries: self.member.windows.unsettled(session, gfid),
             marks: self.member.windows.marks(),
             sessions: self.heard.iter().copied().collect(),
+            replies: self.member.windows.replies(session, |outcome| match outcome {
+                Ok(()) => 0,
+                Err(errno) => errno.0 as u64,
+            }),
+            stale: self.member.stale.iter().collect(),
         };
         Done::Unsettled { list, graced: self.member.graced() }
     }

@@ -19,6 +19,8 @@ enum Stage {
     Leases,
     Copy,
     Install,
+    /// Healed; the marks are cleared as soon as no joiner has its list of them already.
+    Installed,
     Clear(usize),
 }
 
@@ -31,6 +33,7 @@ pub struct StaleJob {
 
 impl Peer {
     pub fn tick_stale(&mut self, cx: &mut Cx<'_>) {
+        self.clear_healed(cx);
         let Some(table) = self.table.as_mut().filter(|t| t.serving()) else { return };
         let in_sync = |b: &BrickId| self.lasting.map.set.in_sync().any(|m| m.brick == *b);
         let marked = self.member.stale.iter().find(|(b, _)| in_sync(b));
@@ -78,7 +81,6 @@ impl Peer {
     }
 
     pub fn stale_done(&mut self, cx: &mut Cx<'_>, done: Done) {
-        let members = self.in_sync_procs();
         let Some(job) = self.stale_job.as_mut() else { return };
         let (brick, gfid) = (job.brick, job.gfid);
         match (job.stage, done) {
@@ -88,20 +90,34 @@ impl Peer {
                 self.call(cx, proc_of(brick), Call::Install { gfid, inode }, Why::StaleHeal);
             }
             (Stage::Install, Done::Ok) => {
-                job.stage = Stage::Clear(members.len());
-                for to in members {
-                    let marks = vec![(brick, gfid)];
-                    self.call(cx, to, Call::Mark { marks, clear: true }, Why::StaleHeal);
-                }
+                job.stage = Stage::Installed;
+                self.clear_healed(cx);
             }
-            (Stage::Clear(left), Done::Ok) => {
+            (Stage::Clear(left), Done::Marked) => {
                 job.stage = Stage::Clear(left - 1);
                 if left == 1 {
+                    self.member.end_marking();
                     cx.hit("stale: healed");
                     self.stale_abort(cx);
                 }
             }
             _ => {}
+        }
+    }
+
+    fn clear_healed(&mut self, cx: &mut Cx<'_>) {
+        let members = self.in_sync_procs();
+        let Some(job) = self.stale_job.as_mut().filter(|j| j.stage == Stage::Installed) else {
+            return;
+        };
+        if !self.member.begin_marking(&[]) {
+            return;
+        }
+        job.stage = Stage::Clear(members.len());
+        let marks = vec![(job.brick, job.gfid)];
+        for to in members {
+            let call = Call::Mark { set: Vec::new(), clear: marks.clone() };
+            self.call(cx, to, call, Why::StaleHeal);
         }
     }
 

@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::fop::Touch;
-use proto::{BrickId, Epoch, Errno, Gfid, Incarnation};
+use proto::fop::{LeaseKey, Touch};
+use proto::{BrickId, Epoch, Errno, Gfid, Incarnation, LeaseNumber};
 use proto_rules::heal::log::{Interval, LogBook};
 
 use super::change::{BLOCK_BYTES, BLOCKS, Change, Name, Outcome, block_touch};
 use crate::rng::Rng;
+use crate::workload;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inode {
@@ -109,6 +110,8 @@ pub struct Facts {
     pub boot: u64,
     pub clean: bool,
     pub stale: BTreeSet<(Gfid, BrickId)>,
+    /// Numbers of leases that ended otherwise than by a return, since the last graced epoch.
+    pub raised: BTreeMap<LeaseKey, LeaseNumber>,
     /// Greatest interval that a checkpoint completed.
     pub checkpoint: u64,
 }
@@ -131,6 +134,8 @@ pub struct Store {
     pub facts: Facts,
     /// A fail-stop error: nothing is executed any more.
     pub failed: bool,
+    /// Nothing new finds room.
+    pub full: bool,
 }
 
 impl Store {
@@ -148,7 +153,13 @@ impl Store {
             suspects: BTreeSet::new(),
             facts: Facts::default(),
             failed: false,
+            full: false,
         }
+    }
+
+    /// An empty disk in the place of a lost one: it knows nothing, and says so.
+    pub fn replaced() -> Self {
+        Self { book: LogBook::new(Interval(u64::MAX - 1)), ..Self::new(Image::new()) }
     }
 
     pub fn execute(&mut self, change: &Change, stamp: u64, resend: bool, interval: u64) -> Outcome {
@@ -156,6 +167,10 @@ impl Store {
             return Err(Errno::EIO);
         }
         let effects = self.effects(change, stamp, resend)?;
+        let grows = matches!(change, Change::Write { .. } | Change::Create { .. });
+        if self.full && grows && !effects.is_empty() {
+            return Err(Errno::ENOSPC);
+        }
         self.log(interval, &change.touches());
         self.run(effects);
         Ok(())
@@ -185,9 +200,10 @@ impl Store {
                     effects.extend(self.dropped(expect));
                     Ok(effects)
                 }
-                Some(_) if resend => Ok(Vec::new()),
-                None if resend => Ok(Vec::new()),
+                // Also when it is sent again: nobody could give the name to another inode
+                // meanwhile, so the disk has gone back and the removal was never made here.
                 Some(_) => Err(Errno::ESTALE),
+                None if resend => Ok(Vec::new()),
                 None => Err(Errno::ENOENT),
             },
             Change::Rename { from, to, expect, over } => {
@@ -206,8 +222,11 @@ impl Store {
         let source = self.name(from.0, from.1)?;
         let target = self.name(to.0, to.1)?;
         if source != Some(expect) {
-            let done = resend && target == Some(expect);
-            return if done { Ok(Vec::new()) } else { Err(Errno::ENOENT) };
+            return match source {
+                _ if resend && target == Some(expect) => Ok(Vec::new()),
+                Some(_) => Err(Errno::ESTALE),
+                None => Err(Errno::ENOENT),
+            };
         }
         if target.unwrap_or(Gfid::NIL) != over {
             return Err(Errno::ESTALE);
@@ -388,8 +407,28 @@ impl Store {
         changed
     }
 
-    /// Drops inodes without a name, except the listed ones.
+    /// As `install`, where no sweep follows: inodes that lose their last name by it go at once.
+    pub fn install_alone(&mut self, gfid: Gfid, source: Option<&Inode>, interval: u64) {
+        let names = |i: &Inode| i.names.values().copied().collect::<BTreeSet<Gfid>>();
+        let before = self.live.get(&gfid).map(names).unwrap_or_default();
+        self.install(gfid, source, interval);
+        let named = |g: &Gfid| self.live.values().any(|i| i.names.values().any(|t| t == g));
+        let gone = before.into_iter().filter(|g| self.live.contains_key(g) && !named(g));
+        let effects: Vec<Effect> = gone.map(|gfid| Effect::Drop { gfid }).collect();
+        self.run(effects);
+    }
+
+    /// Drops inodes without a name, except the listed ones. Links are counted anew first: an
+    /// inode that went and came back meanwhile found names that had stayed.
     pub fn sweep(&mut self, keep: &BTreeSet<Gfid>) {
+        let mut links: BTreeMap<Gfid, u32> = BTreeMap::new();
+        for target in self.live.values().flat_map(|i| i.names.values()) {
+            *links.entry(*target).or_default() += 1;
+        }
+        for (gfid, inode) in &mut self.live {
+            let named = links.get(gfid).copied().unwrap_or(0);
+            inode.links = if workload::is_fixed(*gfid) { 1 } else { named };
+        }
         let nameless = |(g, i): &(&Gfid, &Inode)| i.links == 0 && !keep.contains(g);
         let drop: Vec<Effect> =
             self.live.iter().filter(nameless).map(|(g, _)| Effect::Drop { gfid: *g }).collect();

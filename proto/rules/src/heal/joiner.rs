@@ -22,6 +22,7 @@ use proto::map::{MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation};
 
 use super::log::Interval;
+use crate::plant::{Plant, planted};
 use crate::time::{JOIN_PAUSE, MS, Nanos, Tick};
 
 /// A round expected to take no longer may be the one inside the pause: well below its bound,
@@ -31,6 +32,8 @@ const LAST_ROUND: Nanos = 150 * MS;
 const NOT_CONVERGING_PERCENT: u64 = 70;
 /// Rounds that may fail to converge before writers are slowed.
 const PATIENCE: u32 = 2;
+/// A Join that has not shown in the map yet is proposed again: the pool's leader may be gone.
+const PROPOSE_AGAIN: Nanos = 150 * MS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JoinCommand {
@@ -39,9 +42,11 @@ pub enum JoinCommand {
         since: Option<Interval>,
     },
     /// Copy the list just got, with own late entries, pinned orphans and stale marks added
-    /// (traps 11, 30). Answer: `on_copied`.
+    /// (traps 11, 30), without what this brick keeps its own copy of (`Member::keeps`).
+    /// Answer: `on_copied`.
     CopyList,
-    /// `syncfs` and log sync. Answer: `on_checkpoint`.
+    /// `syncfs` and log sync: before the pause, to keep that short, and in it, of the rest.
+    /// Answer: `on_checkpoint`.
     Checkpoint,
     /// Ask the lead to delay each change of its clients this much (0 ends it): rounds do not
     /// converge (trap 31).
@@ -53,7 +58,7 @@ pub enum JoinCommand {
     Pause {
         epoch: Epoch,
     },
-    /// Copy the last list, take over log and hand-over, sync all that. Answer: `on_rest`.
+    /// Copy the last list, take over log and hand-over. Answer: `on_rest`.
     CopyRest,
     /// Ask every in-sync member to agree (`Promises::agree_join`). Answers: `on_agreed`.
     AskAgreement {
@@ -88,13 +93,19 @@ enum Phase {
     Rest {
         since: Tick,
     },
+    Syncing {
+        since: Tick,
+    },
     Agreeing {
         since: Tick,
         awaiting: BTreeSet<BrickId>,
     },
     Proposed {
         since: Tick,
+        again: Option<Tick>,
     },
+    /// The lead refused the pause: another round when some time has passed.
+    Refused,
     /// It said "never serves".
     Withdrawn,
     Joined,
@@ -107,6 +118,8 @@ pub struct Joiner {
     incarnation: Incarnation,
     map: SetMap,
     phase: Phase,
+    /// From when on the first list of each lead is asked.
+    base: Option<Interval>,
     since: Option<Interval>,
     /// The interval open at the lead when the present list was made.
     listed_at: Interval,
@@ -147,6 +160,7 @@ impl Joiner {
             incarnation,
             map: map.clone(),
             phase: Phase::Listing,
+            base: last_durable,
             since: last_durable,
             listed_at: Interval(0),
             left: Left::default(),
@@ -177,7 +191,7 @@ impl Joiner {
             .is_none_or(|last| expected.is_some_and(|e| e <= last / 100 * NOT_CONVERGING_PERCENT));
         self.slow_rounds = if converging { 0 } else { self.slow_rounds + 1 };
         let little = left == Left::default() || expected.is_some_and(|e| e <= LAST_ROUND);
-        if little && self.checkpointed {
+        if little && (self.checkpointed || planted(Plant::NoJoinerCheckpoint)) {
             return self.pause(now);
         }
         let mut commands = self.slow_writers(little);
@@ -209,7 +223,7 @@ impl Joiner {
         self.rate = Some((self.left.weight() / (took / MS)).saturating_mul(1000).max(1));
         self.last_round = Some(took);
         self.since = Some(self.listed_at);
-        if took <= LAST_ROUND && !self.checkpointed {
+        if took <= LAST_ROUND && !self.checkpointed && !planted(Plant::NoJoinerCheckpoint) {
             self.phase = Phase::Checkpointing;
             return vec![JoinCommand::Checkpoint];
         }
@@ -218,12 +232,14 @@ impl Joiner {
     }
 
     pub fn on_checkpoint(&mut self) -> Vec<JoinCommand> {
-        if self.phase != Phase::Checkpointing {
-            return Vec::new();
+        match self.phase {
+            Phase::Checkpointing => {
+                self.checkpointed = true;
+                self.rounds()
+            }
+            Phase::Syncing { since } => self.ask_agreement(since),
+            _ => Vec::new(),
         }
-        self.checkpointed = true;
-        self.phase = Phase::Listing;
-        vec![self.ask()]
     }
 
     fn pause(&mut self, now: Tick) -> Vec<JoinCommand> {
@@ -241,14 +257,26 @@ impl Joiner {
     /// The lead refused or lost the pause before anybody agreed: another round.
     pub fn on_pause_refused(&mut self) -> Vec<JoinCommand> {
         match self.phase {
-            Phase::Pausing { .. } | Phase::Rest { .. } => self.rounds(),
+            Phase::Pausing { .. } | Phase::Rest { .. } | Phase::Syncing { .. } => {
+                // Not at once: it would ask again and again for what the lead is busy with.
+                self.phase = Phase::Refused;
+                Vec::new()
+            }
             _ => Vec::new(),
         }
     }
 
-    /// The rest and the hand-over are on stable storage here.
+    /// The rest and the hand-over are here.
     pub fn on_rest(&mut self) -> Vec<JoinCommand> {
         let Phase::Rest { since } = self.phase else { return Vec::new() };
+        if planted(Plant::NoJoinerCheckpoint) {
+            return self.ask_agreement(since);
+        }
+        self.phase = Phase::Syncing { since };
+        vec![JoinCommand::Checkpoint]
+    }
+
+    fn ask_agreement(&mut self, since: Tick) -> Vec<JoinCommand> {
         let of: Vec<BrickId> = self.map.in_sync().map(|m| m.brick).collect();
         self.phase = Phase::Agreeing { since, awaiting: of.iter().copied().collect() };
         vec![JoinCommand::AskAgreement { of, epoch: self.map.epoch }]
@@ -261,8 +289,12 @@ impl Joiner {
         if !awaiting.is_empty() {
             return Vec::new();
         }
-        self.phase = Phase::Proposed { since: *since };
-        vec![JoinCommand::ProposeJoin { epoch: self.map.epoch, incarnation: self.incarnation }]
+        self.phase = Phase::Proposed { since: *since, again: None };
+        vec![self.propose()]
+    }
+
+    fn propose(&self) -> JoinCommand {
+        JoinCommand::ProposeJoin { epoch: self.map.epoch, incarnation: self.incarnation }
     }
 
     /// A member refused to agree. Others may have agreed: only "never serves" ends that.
@@ -279,7 +311,7 @@ impl Joiner {
         if map.epoch <= self.map.epoch || matches!(self.phase, Phase::Withdrawn | Phase::Joined) {
             return Vec::new();
         }
-        let lead_changed = map.lead != self.map.lead;
+        let lead_changed = lead_of(map) != lead_of(&self.map);
         self.map = map.clone();
         let me = map.member(self.brick);
         let joined =
@@ -288,9 +320,17 @@ impl Joiner {
             self.phase = Phase::Joined;
             return vec![JoinCommand::Joined];
         }
+        if lead_changed {
+            // Another lead, or the same brick after a restart, which may have lost what was
+            // copied from it: its log is asked from the beginning, and all that was copied
+            // is compared again (this brick's own log names it).
+            self.since = self.base;
+            (self.rate, self.last_round, self.checkpointed) = (None, None, false);
+            return self.rounds();
+        }
         match self.phase {
-            // The copy under way goes on; its list is only the old lead's, so ask anew.
-            Phase::Copying { .. } | Phase::Checkpointing if !lead_changed => Vec::new(),
+            // The copy under way goes on.
+            Phase::Copying { .. } | Phase::Checkpointing => Vec::new(),
             _ => self.rounds(),
         }
     }
@@ -310,14 +350,26 @@ impl Joiner {
     pub fn on_tick(&mut self, now: Tick) -> Vec<JoinCommand> {
         let late = |since: Tick| now.since(since) >= JOIN_PAUSE;
         match self.phase {
-            Phase::Pausing { since } | Phase::Rest { since } if late(since) => {
+            Phase::Pausing { since } | Phase::Rest { since } | Phase::Syncing { since }
+                if late(since) =>
+            {
                 let mut commands = vec![JoinCommand::EndPause { epoch: self.map.epoch }];
                 commands.extend(self.rounds());
                 commands
             }
-            Phase::Agreeing { since, .. } | Phase::Proposed { since } if late(since) => {
+            Phase::Agreeing { since, .. } | Phase::Proposed { since, .. } if late(since) => {
                 self.withdraw()
             }
+            // Only here, where all members of this epoch agreed: never by the driver's memory
+            // of an earlier proposal.
+            Phase::Proposed { since, again } => {
+                let due = again.is_some_and(|at| now >= at);
+                if due || again.is_none() {
+                    self.phase = Phase::Proposed { since, again: Some(now.after(PROPOSE_AGAIN)) };
+                }
+                if due { vec![self.propose()] } else { Vec::new() }
+            }
+            Phase::Refused => self.rounds(),
             _ => Vec::new(),
         }
     }
@@ -331,4 +383,9 @@ impl Joiner {
     pub fn eta_ms(&self) -> Option<u64> {
         self.expected(self.left).map(|ns| ns / MS)
     }
+}
+
+/// The owner of one change log and one memory.
+fn lead_of(map: &SetMap) -> Option<(BrickId, Incarnation)> {
+    map.member(map.lead?).map(|m| (m.brick, m.incarnation))
 }

@@ -69,6 +69,8 @@ pub struct LeaseCache {
     /// revoked before it arrived) may still be on the way.
     ended: BTreeMap<LeaseKey, LeaseNumber>,
     ended_order: VecDeque<(LeaseKey, LeaseNumber)>,
+    /// Leases that had ended when a later one was granted, of which only the recall arrived.
+    lapsed: Vec<LeaseKey>,
 }
 
 impl LeaseCache {
@@ -201,15 +203,34 @@ impl LeaseCache {
 
     fn recalled_early(&mut self, lease: Lease, keep: Mode) -> RecallAction {
         if self.early.len() >= EARLY_MAX {
-            return RecallAction::NotHeld { lease };
+            return self.not_held(lease);
         }
         self.early.insert(lease.key, (lease, keep));
         RecallAction::Wait
     }
 
     /// No ask for the key is under way any more: a recall kept for its grant is answered.
+    /// What that means for an older lease of the key is in `take_lapsed`.
     pub fn no_grant_coming(&mut self, key: LeaseKey) -> Option<RecallAction> {
-        self.early.remove(&key).map(|(lease, _)| RecallAction::NotHeld { lease })
+        let (lease, _) = self.early.remove(&key)?;
+        Some(self.not_held(lease))
+    }
+
+    /// Given back unseen. An older lease of the key had ended when this one was granted: the
+    /// lead will name neither in renewals once it has this return, so it must not live on here.
+    fn not_held(&mut self, lease: Lease) -> RecallAction {
+        if self.held.get(&lease.key).is_some_and(|h| h.lease.number < lease.number) {
+            self.held.remove(&lease.key);
+            self.lapsed.push(lease.key);
+        }
+        self.end(lease.key, lease.number);
+        RecallAction::NotHeld { lease }
+    }
+
+    /// Keys whose lease turned out to have ended unnoticed, since the last call: what is cached
+    /// under them is invalid, what is buffered is lost. After every call that takes a recall.
+    pub fn take_lapsed(&mut self) -> Vec<LeaseKey> {
+        std::mem::take(&mut self.lapsed)
     }
 
     /// Everything under the lease is written back, settled and invalidated: the return is

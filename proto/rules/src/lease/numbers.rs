@@ -63,7 +63,8 @@ impl Numbers {
         }
     }
 
-    /// Notes a number: of an executed change, of a revoke, or as confirmed by the lead.
+    /// Notes a number: of an executed change, of a revoke, or as confirmed by the lead. Those of
+    /// revokes are noted again after a restart, from stable storage.
     pub fn raise(&mut self, key: LeaseKey, number: LeaseNumber) {
         if let Some(known) = self.known.get(&key) {
             if number <= *known {

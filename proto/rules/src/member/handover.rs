@@ -37,7 +37,7 @@ impl<R: Clone> Member<R> {
     }
 
     /// Joiner's side. Whatever it had of its own is over: its windows were listed for the
-    /// heal (trap 11), its stale copies are healed.
+    /// heal (trap 11), its stale copies are healed, but those taken from a stale copy.
     pub fn take_over(&mut self, state: HandOver<R>) {
         self.windows = crate::window::Windows::default();
         state.windows.into_iter().for_each(|w| self.windows.import(w));
@@ -47,9 +47,11 @@ impl<R: Clone> Member<R> {
         self.numbers.import(state.floor, state.dead_below, state.numbers);
         self.sessions = state.sessions.into_iter().collect();
         self.stale = super::stale::StaleMarks::default();
-        for (brick, gfid) in state.stale {
-            if brick != self.brick {
-                self.stale.mark(brick, gfid);
+        let lead = self.map.as_ref().and_then(|map| map.lead);
+        let taken = |gfid| state.stale.iter().any(|(b, g)| Some(*b) == lead && *g == gfid);
+        for (brick, gfid) in &state.stale {
+            if *brick != self.brick || taken(*gfid) {
+                self.stale.mark(*brick, *gfid);
             }
         }
         self.graced = self.graced.max(state.graced);

@@ -23,6 +23,7 @@ use proto::{BrickId, Epoch, Errno, Gfid, Incarnation, LeaseNumber, Refusal, Seq,
 use crate::lease::LeaseKey;
 use crate::lease::numbers::{NumberVerdict, Numbers};
 use crate::lease::table::LeaseTable;
+use crate::plant::{Plant, planted};
 use crate::time::{JOIN_PAUSE, Nanos, Tick};
 use crate::window::{Arrival, Unsettled, Windows};
 
@@ -126,6 +127,8 @@ pub struct Member<R> {
     pub stale: StaleMarks,
     pause: Option<Tick>,
     held: usize,
+    /// Rounds in which the lead has marks set or cleared, in this epoch.
+    marking: usize,
     failed: bool,
     poisoned: BTreeSet<Gfid>,
     graced: Epoch,
@@ -145,6 +148,7 @@ impl<R: Clone> Member<R> {
             stale: StaleMarks::default(),
             pause: None,
             held: 0,
+            marking: 0,
             failed: false,
             poisoned: BTreeSet::new(),
             graced: Epoch::NONE,
@@ -165,6 +169,7 @@ impl<R: Clone> Member<R> {
         if old.is_some_and(|old| old.epoch == map.epoch) {
             return Vec::new();
         }
+        self.marking = 0;
         let same_lead = old_lead.is_some() && old_lead == lead_of(map);
         let mut commands = Vec::new();
         if !same_lead {
@@ -261,7 +266,8 @@ impl<R: Clone> Member<R> {
         if epoch != self.epoch() {
             return Some(Refusal::Epoch { current: self.epoch().0 });
         }
-        (now >= self.serve_until).then_some(Refusal::NotServing)
+        let lapsed = now >= self.serve_until && !planted(Plant::NoFencing);
+        lapsed.then_some(Refusal::NotServing)
     }
 
     fn unknown_session(&self, session: SessionId, lead: Option<&LeaseTable>) -> Option<Verdict<R>> {
@@ -325,10 +331,16 @@ impl<R: Clone> Member<R> {
 
     /// Every lease named must be the newest known here, and held by the session at the lead.
     fn unleased(&self, head: &Head, lead: Option<&LeaseTable>) -> Option<Verdict<R>> {
+        if head.touches.is_empty() {
+            // What touches nothing (fsync) needs no lease: a file open for reading is synced, too.
+            // Nor does the end of one stop it: no settling would ever clear what it left.
+            return None;
+        }
         if head.under.is_empty() {
-            // What touches nothing (fsync) needs no lease: a file open for reading is synced too.
-            let needed = !head.touches.is_empty();
-            return needed.then_some(Verdict::Refuse(Refusal::LeaseNeeded));
+            return Some(Verdict::Refuse(Refusal::LeaseNeeded));
+        }
+        if planted(Plant::NoLeaseNumbers) {
+            return None;
         }
         for (key, number) in &head.under {
             let verdict = match lead {
@@ -395,13 +407,71 @@ impl<R: Clone> Member<R> {
     }
 
     /// The lead pauses changes for a joiner. No change is done without the lead's answer, so
-    /// what it holds back is acknowledged to nobody. False if not the lead in that epoch.
+    /// what it holds back is acknowledged to nobody. False if not the lead in that epoch, while
+    /// marks are being set or cleared (the hand-over would name the old ones for ever), and
+    /// while a stale copy of its own can be healed: what the joiner takes from it must be good.
     pub fn pause(&mut self, now: Tick, epoch: Epoch, length: Nanos) -> bool {
-        let ok = self.is_lead() && epoch == self.epoch() && !self.failed;
+        let leads = self.is_lead() && epoch == self.epoch() && !self.failed;
+        let ok = leads && self.marking == 0 && !self.heals_itself();
         if ok {
             self.pause = Some(now.after(length.min(JOIN_PAUSE)));
         }
         ok
+    }
+
+    /// A copy of this brick's own is stale, and another in-sync member has a good one.
+    fn heals_itself(&self) -> bool {
+        let Some(map) = &self.map else { return false };
+        let good = |gfid| map.in_sync().any(|m| !self.stale.is_stale(m.brick, gfid));
+        self.stale.iter().any(|(brick, gfid)| brick == self.brick && good(gfid))
+    }
+
+    /// The lead is about to have these marks set on all members, or others cleared. False in a
+    /// joiner's pause (the joiner has its list of marks already), and when no good copy would be
+    /// left: what is marked now is healed first. Asked again afterwards.
+    pub fn begin_marking(&mut self, marks: &[(BrickId, Gfid)]) -> bool {
+        let members: Vec<BrickId> =
+            self.map.iter().flat_map(|m| m.in_sync()).map(|m| m.brick).collect();
+        let mut after = self.stale.clone();
+        let left = marks.iter().all(|(brick, gfid)| {
+            let left = !after.would_leave_none(*brick, *gfid, &members);
+            after.mark(*brick, *gfid);
+            left
+        });
+        let ok = self.pause.is_none() && left;
+        self.marking += usize::from(ok);
+        ok
+    }
+
+    /// Joiner's side: inodes of which it keeps its own copy while the lead's is stale. It was
+    /// in-sync, with a good copy, when that was marked.
+    pub fn keeps(&self, lead: BrickId) -> BTreeSet<Gfid> {
+        let kept = |(brick, gfid): &(BrickId, Gfid)| {
+            *brick == lead && !self.stale.is_stale(self.brick, *gfid)
+        };
+        self.stale.iter().filter(kept).map(|(_, gfid)| gfid).collect()
+    }
+
+    /// Lead's side: marks that all members note before it pauses for `joiner`, which keeps its
+    /// own copies of `kept` and no others: what it took from a stale copy is stale, too.
+    pub fn marks_for(&self, joiner: BrickId, kept: &BTreeSet<Gfid>) -> Vec<(BrickId, Gfid)> {
+        let mine = self.stale.iter().filter(|(brick, _)| *brick == self.brick);
+        let gfids = mine.map(|(_, gfid)| gfid);
+        let missing = |g: &Gfid| !kept.contains(g) && !self.stale.is_stale(joiner, *g);
+        gfids.filter(missing).map(|gfid| (joiner, gfid)).collect()
+    }
+
+    /// All members have noted what `begin_marking` was about. (A new epoch ends all rounds.)
+    pub fn end_marking(&mut self) {
+        self.marking = self.marking.saturating_sub(1);
+    }
+
+    /// Whether the lead may end leases by time now (`LeaseTable::tick`). Not while it lacks a
+    /// promise: it renews nobody then, and would take everybody for dead. Not in a joiner's
+    /// pause: the joiner has its sessions and numbers already, and would go on serving what
+    /// the others have ended and settled without it.
+    pub fn may_revoke(&self, now: Tick) -> bool {
+        self.is_lead() && !self.failed && now < self.serve_until && self.pause.is_none()
     }
 
     /// Paused, and nothing is being executed: the rest can be shipped.

@@ -41,6 +41,11 @@ impl StaleMarks {
         self.marks.get(&gfid).is_some_and(|b| b.contains(&brick))
     }
 
+    /// Whether no member's copy would be good with this mark.
+    pub fn would_leave_none(&self, brick: BrickId, gfid: Gfid, members: &[BrickId]) -> bool {
+        members.iter().all(|m| *m == brick || self.is_stale(*m, gfid))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (BrickId, Gfid)> {
         self.marks.iter().flat_map(|(gfid, bricks)| bricks.iter().map(|b| (*b, *gfid)))
     }

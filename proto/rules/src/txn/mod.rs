@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use proto::map::SetMap;
 use proto::{BrickId, Epoch, Incarnation, Refusal};
 
+use crate::plant::{Plant, planted};
 use crate::time::{RETRY_AFTER, Tick};
 
 /// Whom to ask in one epoch.
@@ -97,6 +98,11 @@ enum Phase {
     Reclaiming,
     Marking,
     Over,
+}
+
+/// Whether a sending that is not the first says so.
+fn again() -> bool {
+    !planted(Plant::NoReplay)
 }
 
 /// One change on its way.
@@ -205,7 +211,7 @@ impl<R: Clone> Txn<R> {
         match self.members.get_mut(&member) {
             Some(at @ At::Lost) if self.phase == Phase::Asking => {
                 *at = At::Sent;
-                vec![TxnCommand::Send { to: member, resend: true }]
+                vec![TxnCommand::Send { to: member, resend: again() }]
             }
             _ if self.phase == Phase::Marking && member == self.targets.lead.0 => {
                 let stale = self.vote().map_or_else(Vec::new, |(_, stale)| stale);
@@ -252,7 +258,7 @@ impl<R: Clone> Txn<R> {
         self.too_few = false;
         self.members = self.targets.members.iter().map(|m| (*m, At::Sent)).collect();
         let sends = self.targets.members.iter();
-        sends.map(|to| TxnCommand::Send { to: *to, resend: true }).collect()
+        sends.map(|to| TxnCommand::Send { to: *to, resend: again() }).collect()
     }
 
     /// The lead says that the marks are durable on every member.
@@ -273,7 +279,7 @@ impl<R: Clone> Txn<R> {
             for (member, at) in &mut self.members {
                 if matches!(at, At::Again(due) if *due <= now) {
                     *at = At::Sent;
-                    commands.push(TxnCommand::Send { to: *member, resend: true });
+                    commands.push(TxnCommand::Send { to: *member, resend: again() });
                 }
             }
         }

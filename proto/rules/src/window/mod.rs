@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 use proto::fop::Touch;
 use proto::{Gfid, LeaseNumber, Seq, SessionId};
 
+use crate::plant::{Plant, planted};
+
 /// Changes of one session above its settled mark on one set.
 pub const WINDOW_MAX: usize = 1024;
 
@@ -157,6 +159,17 @@ impl<R: Clone> Windows<R> {
             .collect()
     }
 
+    /// What the replies above the marks mean, of one session or all, for `MemberList::replies`.
+    pub fn replies(
+        &self,
+        session: Option<SessionId>,
+        digest: impl Fn(&R) -> u64,
+    ) -> Vec<((SessionId, Seq), u64)> {
+        let sessions = self.sessions.iter().filter(|(s, _)| session.is_none_or(|x| x == **s));
+        let entries = sessions.flat_map(|(s, w)| w.entries.iter().map(|(seq, e)| ((*s, *seq), e)));
+        entries.filter_map(|(key, e)| e.reply.as_ref().map(|r| (key, digest(r)))).collect()
+    }
+
     /// Every session's settled mark, for the lead that merges the lists.
     pub fn marks(&self) -> Vec<(SessionId, Seq)> {
         self.sessions.iter().map(|(s, w)| (*s, w.mark)).collect()
@@ -225,6 +238,7 @@ impl<R: Clone> Window<R> {
             return Arrival::Stale;
         }
         match self.entries.get(&seq) {
+            Some(Entry { reply: Some(_), .. }) if planted(Plant::NoReplay) => Arrival::New,
             Some(Entry { reply: Some(reply), .. }) => Arrival::Replay(reply.clone()),
             Some(_) => Arrival::Running,
             None if seq.0 - self.mark.0 > WINDOW_MAX as u64 => Arrival::Full,

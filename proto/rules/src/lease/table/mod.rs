@@ -174,6 +174,8 @@ pub struct LeaseTable {
     waiting: BTreeMap<(SessionId, u64), LeaseKey>,
     /// Keys with a recall within `CONTENDED_WITHIN`, oldest first.
     recent: VecDeque<(Tick, LeaseKey)>,
+    /// The last `tick`.
+    looked: Option<Tick>,
 }
 
 impl LeaseTable {
@@ -219,6 +221,13 @@ impl LeaseTable {
 
     pub fn serving(&self) -> bool {
         matches!(self.phase, Phase::Serving)
+    }
+
+    /// A lease or a session has ended, and the members are being made equal: no joiner may take
+    /// over the lead's state before that is done everywhere.
+    pub fn settling(&self) -> bool {
+        let dying = |s: &Session| s.state == SessionState::Dying;
+        self.keys.values().any(|k| k.settling > 0) || self.sessions.values().any(dying)
     }
 
     /// Asks for a lease. The answer may come with a later event.

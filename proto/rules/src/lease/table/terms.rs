@@ -4,8 +4,12 @@ use proto::{Refusal, SessionId};
 
 use super::{LeaseCommand, LeaseKey, LeaseTable, Mode, Session, SessionState, SettleScope};
 use crate::time::{
-    LEASE_TERM, MS, Nanos, RECALL_OVERDUE, RECALL_PROGRESS, SESSION_FORGET, Tick, given,
+    LEASE_TERM, MS, Nanos, RECALL_OVERDUE, RECALL_PROGRESS, RENEW_EVERY, SESSION_FORGET, Tick,
+    given,
 };
+
+/// A longer time between two looks at the table is no silence of the sessions: nobody listened.
+const LOOK_MAX: Nanos = RENEW_EVERY / 2;
 
 /// What a session learns from its renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,9 +72,10 @@ impl LeaseTable {
     }
 
     /// Time passes: revokes what ran out, declares sessions dead, forgets them, and lets
-    /// deferred askers on.
+    /// deferred askers on. Called at least each 100 ms, but only while `Member::may_revoke`.
     pub fn tick(&mut self, now: Tick) -> Vec<LeaseCommand> {
         let mut commands = Vec::new();
+        self.listen(now);
         self.forget_recalls(now);
         self.end_grace_if_due(now, &mut commands);
         let due: Vec<LeaseKey> =
@@ -98,6 +103,20 @@ impl LeaseTable {
             self.revoke(now, session, key, &mut commands);
         }
         commands
+    }
+
+    /// Silence counts only while the lead could hear. After a time in which it could not (it
+    /// was stopped, or lacked a promise and renewed nobody), living sessions get the time for
+    /// two renewals before they are taken for dead.
+    fn listen(&mut self, now: Tick) {
+        let looked = self.looked.replace(now);
+        if looked.is_none_or(|at| now.since(at) <= LOOK_MAX) {
+            return;
+        }
+        let until = now.after(given(2 * RENEW_EVERY));
+        for session in self.sessions.values_mut().filter(|s| s.state == SessionState::Alive) {
+            session.renewed_until = session.renewed_until.max(until);
+        }
     }
 
     /// When `tick` has something to do next, as far as is known now.
