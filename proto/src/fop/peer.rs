@@ -218,6 +218,9 @@ pub struct UnsettledList {
     /// The greatest epoch that this member noted as graced.
     #[prost(uint64, tag = "3")]
     pub graced: u64,
+    /// Settled marks of the sessions that it knows.
+    #[prost(message, repeated, tag = "4")]
+    pub marks: Vec<SettledSeq>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -230,10 +230,16 @@ impl Core {
     /// # Errors
     /// The database cannot be written.
     pub fn note_in_sync(&mut self) -> Result<(), Errno> {
-        if !self.member.in_sync() {
+        if !self.surely_in_sync() {
             return Ok(());
         }
         handover::note_in_sync(&mut self.store, self.interval.current())
+    }
+
+    /// In-sync by the newest map here and by running promises. A brick that wakes after a pause
+    /// hears the lead's new interval before it hears of its own eviction.
+    fn surely_in_sync(&self) -> bool {
+        self.member.in_sync() && now() < self.setup.gate.serve_until()
     }
 
     /// From here on this brick's log answers for what the lead's did.
@@ -253,7 +259,7 @@ impl Core {
             total_bytes: space.as_ref().map_or(0, |s| s.total_bytes),
         };
         self.setup.gate.set_facts(facts);
-        if self.member.in_sync() {
+        if self.surely_in_sync() {
             self.setup.gate.set_in_sync_interval(facts.interval);
         }
         self.setup.metrics.free_bytes.set(facts.free_bytes);

@@ -51,7 +51,7 @@ impl Gate {
         Tick(self.leased_until.load(Ordering::Acquire))
     }
 
-    /// The promise thread: the lead's interval number, and the least free space of the other
+    /// The promise thread: the members' highest interval number, and the least free space of the other
     /// in-sync members (`u64::MAX` when there are none).
     pub fn set_heard(&self, interval: u64, others_free: u64) {
         self.heard_interval.store(interval, Ordering::Relaxed);

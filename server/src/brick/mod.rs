@@ -42,6 +42,7 @@ pub use clock::{now, wall_ns};
 pub use core::{Brick, Core};
 pub use gate::{Facts, Gate};
 pub use inbox::{BrickCommand, BrickHandle, BrickIdentity, Newcomer, Owner, Setup};
+pub use io::blocking;
 pub use request::{Outcome, Pending};
 pub use thread::spawn;
 

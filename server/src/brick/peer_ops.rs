@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::fop::{
     Answer, BlockSums, Call, Changed, ClearWindows, Done, Fop, HandOver, MarkStale, PauseForJoin,
-    Return, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
+    Return, SettledSeq, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
 };
 use proto::{BrickId, Epoch, Errno, Failure, Refusal, Seq, SessionId};
 use proto_rules::time::MS;
@@ -176,7 +176,9 @@ impl Core {
             let touches = u.touches.iter().map(touch_to).collect();
             UnsettledEntry { session: u.session.0, seq: u.seq.0, touches }
         });
+        let marks = self.member.windows.marks().into_iter();
         Ok(UnsettledList {
+            marks: marks.map(|(s, mark)| SettledSeq { session: s.0, seq: mark.0 }).collect(),
             entries: entries.collect(),
             sessions: self.client_sessions().map(|s| s.0).collect(),
             graced: self.member.graced().0,
@@ -207,7 +209,7 @@ impl Core {
         Ok(())
     }
 
-    fn mark_stale_here(&mut self, mark: &MarkStale) -> Result<(), Errno> {
+    pub fn mark_stale_here(&mut self, mark: &MarkStale) -> Result<(), Errno> {
         let brick = BrickId::from_bytes(mark.brick.0);
         self.store.mark_stale(mark.gfid, brick, mark.clear)?;
         if mark.clear {
@@ -271,6 +273,10 @@ impl Core {
             let commands = self.member.resume();
             return self.member_commands(commands);
         }
+        // A stale copy is no source: the joiner would take it over.
+        if self.member.stale.iter().any(|(brick, _)| brick == self.setup.identity.brick) {
+            return self.refuse(pending, Refusal::Busy);
+        }
         let length = u64::from(pause.pause_ms) * MS;
         if !self.member.pause(now(), Epoch(pause.epoch), length) {
             return self.refuse(pending, Refusal::NotLead);
@@ -302,10 +308,26 @@ impl Core {
         self.interval.at_least(from.current_interval, now());
         let graced = handover::note_graced(&mut self.store, state.graced);
         self.member.take_over(state);
-        match graced {
+        let noted = graced.and_then(|()| self.store_stale_marks());
+        match noted {
             Ok(()) => self.answer(pending, done()),
             Err(_) => self.own_error(pending, "a note cannot be written"),
         }
+    }
+
+    /// The marks on disk become those in memory: the lead's, none of this brick's own copies,
+    /// which are healed.
+    fn store_stale_marks(&mut self) -> Result<(), Errno> {
+        let right: std::collections::BTreeSet<_> =
+            self.member.stale.iter().map(|(brick, gfid)| (gfid, brick)).collect();
+        let known: std::collections::BTreeSet<_> = self.store.stale_marks().into_iter().collect();
+        for (gfid, brick) in known.difference(&right) {
+            self.store.mark_stale(*gfid, *brick, true)?;
+        }
+        for (gfid, brick) in right.difference(&known) {
+            self.store.mark_stale(*gfid, *brick, false)?;
+        }
+        Ok(())
     }
 
     /// The join to which this brick agreed has ended by the joiner's word.

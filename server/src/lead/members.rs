@@ -31,6 +31,8 @@ pub struct Members {
     known: BTreeMap<BrickId, Arc<BrickClient>>,
     in_sync: Vec<BrickId>,
     lead: Option<BrickId>,
+    /// Held by whoever copies between the members.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Members {
@@ -42,6 +44,7 @@ impl Members {
             known: BTreeMap::new(),
             in_sync: Vec::new(),
             lead: None,
+            turn: Arc::default(),
         }
     }
 

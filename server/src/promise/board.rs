@@ -291,7 +291,10 @@ impl Inner {
                 Some(gate) => Some(gate.facts()),
                 None => self.heard.get(&(*set, other)).copied(),
             };
-            let interval = map.lead.and_then(of).map_or(0, |f| f.interval);
+            // The highest number of all members, those that catch up too: a lead that is behind
+            // would file changes below what a newcomer calls its last interval in-sync.
+            let members = map.members.iter().filter_map(|m| of(m.brick));
+            let interval = members.map(|f| f.interval).max().unwrap_or(0);
             let others = map.in_sync().filter(|m| m.brick != *brick);
             let free = others.filter_map(|m| of(m.brick)).map(|f| f.free_bytes).min();
             gate.set_heard(interval, free.unwrap_or(u64::MAX));

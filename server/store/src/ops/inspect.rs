@@ -41,7 +41,8 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn changed(&mut self, a: &Changed, ctx: &Ctx) -> Result<ChangedList, Errno> {
-        let mut list = self.changes.changed(&self.db, a)?;
+        let kept = if a.after.is_nil() { self.orphans()? } else { Vec::new() };
+        let mut list = self.changes.changed(&self.db, a, &kept)?;
         if a.after.is_nil() && list.items.is_empty() {
             list.current = list.current.max(ctx.interval);
         }
