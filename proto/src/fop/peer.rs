@@ -102,6 +102,9 @@ pub struct InspectDir {
     pub after_name: Bytes,
     #[prost(uint32, tag = "4")]
     pub limit: u32,
+    /// Of a heal's sink: first set aside what stands there without being a name.
+    #[prost(bool, tag = "5")]
+    pub tidy: bool,
 }
 
 /// Bytes of a block of `BlockSums`.

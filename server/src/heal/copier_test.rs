@@ -32,7 +32,7 @@ struct Pair {
     a: Arc<Local>,
     b: Arc<Local>,
     stamp: u64,
-    _dirs: [tempfile::TempDir; 2],
+    dirs: [tempfile::TempDir; 2],
 }
 
 fn store(dir: &Path, volume: VolumeId) -> Store {
@@ -53,7 +53,7 @@ impl Pair {
         let local = |n: usize| {
             Arc::new(Local { store: Mutex::new(store(dirs[n].path(), volume)), interval: 7 })
         };
-        Pair { a: local(0), b: local(1), stamp: 1_000_000, _dirs: dirs }
+        Pair { a: local(0), b: local(1), stamp: 1_000_000, dirs }
     }
 
     /// Runs a change on A, and on B too when `both`.
@@ -220,4 +220,44 @@ fn an_inode_whose_data_is_said_to_be_equal_is_not_read() {
     assert_eq!(progress.snapshot().bytes, 0);
     let page = InspectDir { gfid: Gfid::ROOT, limit: 10, ..InspectDir::default() };
     assert!(block_on(pair.b.call(Call::new(page))).is_ok());
+}
+
+/// What a create left that a kill cut off has no record: no listing shows it, and the heal of
+/// its directory takes it away all the same.
+#[test]
+fn a_leftover_on_the_sink_does_not_stay() {
+    let mut pair = Pair::new();
+    pair.create(false, Gfid::ROOT, "new", 1, false);
+    let cut = pair.dirs[1].path().join("cut");
+    std::fs::write(&cut, b"").expect("a file by hand");
+    pair.run(logged(&pair));
+    pair.assert_equal();
+    assert!(!cut.exists());
+}
+
+/// Trap 30: an inode that is open and has no name is in no directory. It is on every list, and
+/// one that the source has forgotten goes.
+#[test]
+fn open_unlinked_inodes_are_made_equal_by_every_list() {
+    let mut pair = Pair::new();
+    let (kept, gone) = (
+        pair.create(true, Gfid::ROOT, "kept", 1, false),
+        pair.create(true, Gfid::ROOT, "gone", 2, false),
+    );
+    pair.write(true, kept, 0, &[3; 10_000]);
+    for (name, expect) in [("kept", kept), ("gone", gone)] {
+        let unlink = Unlink { parent: Gfid::ROOT, name: name.into(), expect, keep: true };
+        pair.change(true, unlink, b"").expect("unlinked");
+    }
+    pair.write(false, kept, 0, &[4; 10_000]);
+    pair.change(false, proto::fop::Forget { gfid: gone }, b"").expect("forgotten");
+    let lists =
+        [&pair.a, &pair.b].map(|s| block_on(side::changed(&**s, u64::MAX, false)).expect("list"));
+    let mut items = vec![Item::whole(Gfid::ROOT)];
+    items.extend(round::nameless(&[&lists[0], &lists[1]]));
+    pair.run(items);
+    let bytes = block_on(side::read(&*pair.b, kept, 0, 20_000)).expect("it is there");
+    assert_eq!(bytes, vec![4; 10_000]);
+    let found = block_on(side::inspect(&*pair.b, gone)).expect("answer").found;
+    assert!(!found, "nobody has it open any more");
 }

@@ -120,7 +120,11 @@ async fn catch_up(
             let own = side::changed(&*round.to, since, false).await?;
             if own.compare_all { whole_tree() } else { round::items(&[&list, &own]) }
         }
-        _ => whole_tree(),
+        _ => {
+            let own = side::changed(&*round.to, u64::MAX, false).await?;
+            let list = side::changed(&*round.from, u64::MAX, false).await?;
+            whole_tree().into_iter().chain(round::nameless(&[&list, &own])).collect()
+        }
     };
     for number in 1..=ROUNDS_MAX {
         if number > 1 && is_little(&items) {

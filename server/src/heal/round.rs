@@ -52,6 +52,13 @@ pub fn items(lists: &[&ChangedList]) -> Vec<Item> {
     items
 }
 
+/// All that the lists name, to be compared as a whole: beside a comparison of the tree, for the
+/// inodes to which no directory leads.
+pub fn nameless(lists: &[&ChangedList]) -> Vec<Item> {
+    let whole = |item: Item| Item { data: Data::All, names: false, ..item };
+    items(lists).into_iter().map(whole).collect()
+}
+
 fn item(mut changed: ChangedItem) -> Item {
     changed.extents.sort_unstable();
     changed.extents.dedup();

@@ -254,7 +254,7 @@ impl Copier {
             Some(before) => (before, Bytes::from(vec![0xff; proto::fop::NAME_BYTES_MAX])),
             None => (0, Bytes::new()),
         };
-        let ask = InspectDir { gfid: dir, after_hash, after_name, limit: 64 };
+        let ask = InspectDir { gfid: dir, after_hash, after_name, limit: 64, tidy: false };
         let (entries, _) = self.page(at, ask).await?;
         Ok(entries.into_iter().filter(|e| e.hash == hash).collect())
     }
@@ -265,7 +265,7 @@ impl Copier {
             let (after_hash, after_name) =
                 all.last().map_or((0, Bytes::new()), |e| (e.hash, e.name.clone()));
             let limit = proto::fop::READDIR_ENTRIES_MAX;
-            let ask = InspectDir { gfid: dir, after_hash, after_name, limit };
+            let ask = InspectDir { gfid: dir, after_hash, after_name, limit, tidy: false };
             let (entries, end) = self.page(at, ask).await?;
             let got = entries.len();
             all.extend(entries);

@@ -138,7 +138,9 @@ async fn take_over(brick: Rc<Brick>, epoch: Epoch) {
     if !core.leads_in(epoch) {
         return;
     }
-    let mut table = LeaseTable::new_lead(epoch, settled.graced, settled.sessions);
+    // Those too that said hello here since the lists were collected.
+    let sessions = settled.sessions.into_iter().chain(core.client_sessions()).collect::<Vec<_>>();
+    let mut table = LeaseTable::new_lead(epoch, settled.graced, sessions);
     // A set in which no grace has ended yet has never granted anything.
     if settled.graced != Epoch::NONE || core.store.opened().suspect() {
         table.earlier_leases(core.setup.gate.leased_until());

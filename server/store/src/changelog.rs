@@ -374,6 +374,22 @@ impl ChangeLog {
     pub fn current(&self) -> u64 {
         self.interval
     }
+
+    /// Directories of which names changed since an interval.
+    pub fn directories(&self, db: &Db, since: u64) -> Result<Vec<Gfid>, Errno> {
+        let mut dirs = Vec::new();
+        db.scan(CF_LOG, &key(since, Gfid::NIL), |k, v| {
+            if let Some((_, gfid)) = parse_key(k)
+                && Delta::decode(v).bits & NAMES != 0
+            {
+                dirs.push(gfid);
+            }
+            true
+        })?;
+        dirs.sort_unstable();
+        dirs.dedup();
+        Ok(dirs)
+    }
 }
 
 #[cfg(test)]

@@ -183,10 +183,29 @@ impl Store {
         };
         if store.opened.suspect() {
             store.crawl().map_err(failed)?;
+        } else if !new && !store.opened.clean {
+            store.set_cut_off_creates_aside().map_err(failed)?;
         }
         store.facts.started(&store.db).map_err(failed)?;
         store.root().map_err(failed)?;
         Ok(store)
+    }
+
+    /// A daemon that was killed in the middle of a create left a file without a record under its
+    /// name. No operation sees it, but people who read the brick do. The log names every
+    /// directory in which it can be.
+    fn set_cut_off_creates_aside(&mut self) -> Result<(), Errno> {
+        let since = self.last_checkpoint()?.map_or(0, |mark| mark.interval.saturating_sub(1));
+        for gfid in self.changes.directories(&self.db, since)? {
+            match self.dir(gfid) {
+                Ok(dir) if self.set_leftovers_aside(&dir)? => {
+                    tracing::info!(%gfid, "a create that was cut off is set aside");
+                }
+                Ok(_) | Err(Errno::ESTALE | Errno::ENOTDIR | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 
     /// Ends cleanly: everything is on stable storage and the next start knows it.

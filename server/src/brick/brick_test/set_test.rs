@@ -18,7 +18,7 @@ fn everywhere(rig: &Rig, session: u64) -> Vec<Client> {
     (0..rig.seats.len()).map(|at| rig.client_of(at, session)).collect()
 }
 
-/// The same change at the members `at`, numbered `seq`.
+/// The same change at the members `at`, numbered `seq`, after all before it are settled.
 fn change(
     clients: &mut [Client],
     at: &[usize],
@@ -27,10 +27,22 @@ fn change(
     payload: &'static [u8],
     lease: (LeaseKey, LeaseNumber),
 ) {
+    change_above(seq - 1, clients, (at, seq), fop, payload, lease);
+}
+
+/// As `change`, while everything above `mark` is unsettled.
+fn change_above(
+    mark: u64,
+    clients: &mut [Client],
+    (at, seq): (&[usize], u64),
+    fop: impl Into<proto::fop::Fop>,
+    payload: &'static [u8],
+    lease: (LeaseKey, LeaseNumber),
+) {
     let mut ask = Ask::new(fop);
     ask.payload = payload.into();
     ask.under = under(lease.0, lease.1);
-    (ask.seq, ask.mark) = (seq, seq - 1);
+    (ask.seq, ask.mark) = (seq, mark);
     for member in at {
         clients[*member].ask_patiently(&ask).answer();
     }
@@ -67,8 +79,8 @@ fn a_dead_sessions_unfinished_changes_are_made_equal_before_the_next_grant() {
     let key = LeaseKey::Inode(file);
     change(&mut dead, &[0, 1, 2], 2, write(file, b"first"), b"first", (key, number));
     // The last two reach one member each, and not the lead.
-    change(&mut dead, &[1], 3, write(file, b"SECOND"), b"SECOND", (key, number));
-    change(&mut dead, &[2], 4, create("only", only), b"", (part, number));
+    change_above(2, &mut dead, (&[1], 3), write(file, b"SECOND"), b"SECOND", (key, number));
+    change_above(2, &mut dead, (&[2], 4), create("only", only), b"", (part, number));
     assert_eq!(bytes_at(&rig, 1, file), b"SECOND");
     drop(dead);
     let mut next = rig.client(2);
