@@ -301,6 +301,10 @@ pub struct PauseForJoin {
     /// At most 500; 0 withdraws a pause.
     #[prost(uint32, tag = "2")]
     pub pause_ms: u32,
+    /// No pause at all: each change of a client is answered this much later, for a few seconds,
+    /// because a heal does not get ahead of the writers.
+    #[prost(uint32, tag = "3")]
+    pub slow_us: u32,
 }
 
 /// State that a joiner takes over: opaque to all but the rules (see proto-rules).

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use proto::fop::{Answer, Call, Changed, ChangedItem, Return};
@@ -17,12 +18,14 @@ use server_store::{Ctx, Store};
 
 use super::clock::now;
 use super::connection::{Conn, ConnId};
+use super::foreground::Foreground;
 use super::gate::Facts;
 use super::handover;
 use super::inbox::Setup;
 use super::interval::IntervalClock;
 use super::io::DiskIo;
 use super::request::{Outcome, Pending, Stored};
+use crate::heal::job::Resume;
 use crate::lead::{Lead, Members};
 
 /// A request that the disk has not answered for this long: the disk is dying. The brick leaves
@@ -63,6 +66,9 @@ pub struct Core {
     pub checkpointing: bool,
     /// When the withdrawal of a join was last asked for.
     withdrawn: Tick,
+    /// A heal does not get ahead of the writers: how much later they are answered, until when.
+    pub slow: Option<(Duration, Tick)>,
+    foreground: Foreground,
 }
 
 impl Brick {
@@ -99,6 +105,8 @@ impl Core {
         // After a lost database or a power loss the log cannot tell what is missing.
         let in_sync = if store.opened().suspect() { 0 } else { handover::in_sync(&store)? };
         setup.gate.set_in_sync_interval(in_sync);
+        let resume = if store.opened().suspect() { None } else { handover::resume(&store)? };
+        setup.gate.set_resume(resume);
         Ok(Self {
             interval: IntervalClock::after(last, now()),
             members: Members::new(identity, setup.credential.clone()),
@@ -118,6 +126,8 @@ impl Core {
             failed: None,
             checkpointing: false,
             withdrawn: Tick::ZERO,
+            slow: None,
+            foreground: Foreground::default(),
         })
     }
 
@@ -142,7 +152,11 @@ impl Core {
     /// The last step of every request.
     pub fn answer(&mut self, mut pending: Pending, outcome: Outcome) {
         let metrics = &self.setup.metrics;
-        metrics.answered(pending.op, now().since(pending.started));
+        let took = now().since(pending.started);
+        metrics.answered(pending.op, took);
+        if pending.conn.peer().is_none() && pending.grants.is_empty() {
+            self.foreground.answered(took);
+        }
         match &outcome {
             Outcome::Failed(Failure::Refused(_)) => metrics.refused.add(1),
             Outcome::Done(done) => metrics.bytes_out.add(done.payload.len() as u64),
@@ -166,7 +180,20 @@ impl Core {
     /// A change was executed: its reply is kept for re-sends.
     pub fn finish_change(&mut self, pending: Pending, result: Result<Return, Errno>) {
         self.member.finish(pending.head.session, pending.head.seq, Stored::of(&result));
-        self.answer(pending, result.into());
+        match self.slow {
+            Some((delay, until)) if now() < until && pending.conn.peer().is_none() => {
+                let mut pending = pending;
+                pending.defer();
+                self.spawn(|brick| async move {
+                    tokio::time::sleep(delay).await;
+                    brick.core.borrow_mut().answer(pending, result.into());
+                });
+            }
+            _ => {
+                self.slow = None;
+                self.answer(pending, result.into());
+            }
+        }
     }
 
     /// An error of this brick's own disk met `pending`, or the brick had failed before.
@@ -233,7 +260,20 @@ impl Core {
         if !self.surely_in_sync() {
             return Ok(());
         }
+        if self.setup.gate.resume().is_some() {
+            self.note_resume(None)?;
+        }
         handover::note_in_sync(&mut self.store, self.interval.current())
+    }
+
+    /// How far this brick's heal has come; `None`: it is in-sync.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn note_resume(&mut self, resume: Option<Resume>) -> Result<(), Errno> {
+        handover::note_resume(&mut self.store, resume.as_ref())?;
+        self.setup.gate.set_resume(resume);
+        Ok(())
     }
 
     /// In-sync by the newest map here and by running promises. A brick that wakes after a pause
@@ -257,8 +297,12 @@ impl Core {
             checkpoint,
             free_bytes: space.as_ref().map_or(0, |s| s.free_bytes),
             total_bytes: space.as_ref().map_or(0, |s| s.total_bytes),
+            foreground_us: self.foreground.take(),
         };
         self.setup.gate.set_facts(facts);
+        let own = self.setup.identity.brick;
+        let stale = self.member.stale.iter().filter(|(brick, _)| *brick == own).count();
+        self.setup.gate.set_stale_copies(stale as u64);
         if self.surely_in_sync() {
             self.setup.gate.set_in_sync_interval(facts.interval);
         }

@@ -1,11 +1,15 @@
-//! What the promise thread and a brick's thread tell each other: atomics, no locks, no queue.
+//! What the promise thread and a brick's thread tell each other: atomics, no queue, no lock
+//! that a ping could wait for.
 //!
 //! The promise thread writes until when the brick may serve and what it heard of the other
 //! members; the brick's thread writes the facts that pings carry. Each cell has one writer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use proto_rules::Tick;
+
+use crate::heal::job::Resume;
 
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -18,7 +22,11 @@ pub struct Gate {
     total: AtomicU64,
     checkpoint: AtomicU64,
     in_sync_interval: AtomicU64,
+    stale_copies: AtomicU64,
+    foreground_us: AtomicU64,
     failed: AtomicBool,
+    /// Between the brick's thread and its heal only; no ping waits for it.
+    resume: Mutex<Option<Resume>>,
 }
 
 /// Facts of a brick as its pings carry them.
@@ -30,6 +38,9 @@ pub struct Facts {
     pub checkpoint: u64,
     pub free_bytes: u64,
     pub total_bytes: u64,
+    /// How long its clients wait for an answer, µs; 0: it has none.
+    #[serde(default)]
+    pub foreground_us: u64,
 }
 
 impl Gate {
@@ -76,6 +87,7 @@ impl Gate {
         self.checkpoint.store(facts.checkpoint, Ordering::Relaxed);
         self.free.store(facts.free_bytes, Ordering::Relaxed);
         self.total.store(facts.total_bytes, Ordering::Relaxed);
+        self.foreground_us.store(facts.foreground_us, Ordering::Relaxed);
     }
 
     pub fn facts(&self) -> Facts {
@@ -84,6 +96,7 @@ impl Gate {
             checkpoint: self.checkpoint.load(Ordering::Relaxed),
             free_bytes: self.free.load(Ordering::Relaxed),
             total_bytes: self.total.load(Ordering::Relaxed),
+            foreground_us: self.foreground_us.load(Ordering::Relaxed),
         }
     }
 
@@ -95,6 +108,24 @@ impl Gate {
 
     pub fn in_sync_interval(&self) -> u64 {
         self.in_sync_interval.load(Ordering::Relaxed)
+    }
+
+    /// The brick's thread: how many of its own copies are marked stale.
+    pub fn set_stale_copies(&self, count: u64) {
+        self.stale_copies.store(count, Ordering::Relaxed);
+    }
+
+    pub fn stale_copies(&self) -> u64 {
+        self.stale_copies.load(Ordering::Relaxed)
+    }
+
+    /// The brick's thread: from where a heal that was cut off goes on.
+    pub fn set_resume(&self, resume: Option<Resume>) {
+        *self.resume.lock().unwrap_or_else(PoisonError::into_inner) = resume;
+    }
+
+    pub fn resume(&self) -> Option<Resume> {
+        self.resume.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The brick took itself out of service. It stays so.

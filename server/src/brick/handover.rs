@@ -12,10 +12,12 @@ use proto_rules::window::{Entry, SessionWindow};
 use server_store::Store;
 
 use super::request::Stored;
+use crate::heal::job::Resume;
 use crate::lead::{touch_of, touch_to};
 
 const GRACED_KEY: &str = "graced-epoch";
 const IN_SYNC_KEY: &str = "in-sync-interval";
+const RESUME_KEY: &str = "heal-resume";
 /// Numbers shipped at most, some 50 bytes each. What is left out is below the floor: the joiner
 /// asks the lead about it.
 const NUMBERS_MAX: usize = 8_000;
@@ -52,6 +54,31 @@ pub fn in_sync(store: &Store) -> Result<u64, Errno> {
 /// The database cannot be written.
 pub fn note_in_sync(store: &mut Store, interval: u64) -> Result<(), Errno> {
     store.meta_put(IN_SYNC_KEY, &interval.to_le_bytes(), false)
+}
+
+/// How far a heal has come; `None` when none was cut off.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn resume(store: &Store) -> Result<Option<Resume>, Errno> {
+    let Some(bytes) = store.meta_get(RESUME_KEY)? else { return Ok(None) };
+    let Some((since, pending)) = bytes.split_at_checked(8) else { return Ok(None) };
+    let since = u64::from_le_bytes(since.try_into().expect("eight bytes"));
+    let pending = pending.chunks_exact(16).filter_map(Gfid::from_slice).collect();
+    Ok(Some(Resume { since, pending }))
+}
+
+/// Not synced: after a power loss it does not count.
+///
+/// # Errors
+/// The database cannot be written.
+pub fn note_resume(store: &mut Store, resume: Option<&Resume>) -> Result<(), Errno> {
+    let mut bytes = Vec::new();
+    if let Some(resume) = resume {
+        bytes.extend_from_slice(&resume.since.to_le_bytes());
+        resume.pending.iter().for_each(|gfid| bytes.extend_from_slice(&gfid.0));
+    }
+    store.meta_put(RESUME_KEY, &bytes, false)
 }
 
 /// # Errors

@@ -21,6 +21,8 @@ use crate::lead::LockOutcome;
 
 /// A reclaim of fewer leases than this is a session's last.
 const RECLAIM_BATCH: usize = 4096;
+/// Two heartbeats, and the way of a map to the clients.
+const UNHEARD: u64 = 700 * MS;
 /// When nothing is due earlier, the table is looked at this often.
 const LOOK_EVERY: u64 = 100 * MS;
 
@@ -213,7 +215,16 @@ impl Core {
     }
 
     pub fn lead_tick(&mut self, now: Tick) {
+        let serves = now < self.member.serve_until();
         let Some(lead) = &mut self.lead else { return };
+        // While it lacks promises it renews nobody: silence is then no sign of death, nor for
+        // the time of two heartbeats afterwards. Whoever lives renews first.
+        if !serves {
+            lead.silent_until = now.after(UNHEARD);
+        }
+        if lead.table.serving() && now < lead.silent_until {
+            return;
+        }
         let commands = lead.table.tick(now);
         self.lease_commands(commands);
         self.heal_stale(now);

@@ -167,7 +167,7 @@ impl Manager {
             memory_intact: memory_intact || clean,
             durable,
         };
-        let heal = Heal::new(spec.brick);
+        let heal = Heal::new(handle.clone(), maps.clone());
         let healing = heal::driver::supervise(
             manager.clone(),
             self.pool.clone(),

@@ -25,6 +25,7 @@ mod connection;
 mod core;
 mod directory;
 mod execute;
+mod foreground;
 mod gate;
 mod handover;
 mod inbound;

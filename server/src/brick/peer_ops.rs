@@ -27,6 +27,10 @@ const QUIET_LOOK: Duration = Duration::from_millis(1);
 /// How long a lead tries to have a stale copy noted by everybody before the client asks again.
 const MARKING_TRIES: u32 = 60;
 const MARKING_PAUSE: Duration = Duration::from_millis(50);
+/// Writers are slowed by at most this, whatever a joiner asks for.
+const SLOW_MAX: Duration = Duration::from_millis(64);
+/// And no longer than this by one word: a joiner that is gone does not keep them slow.
+const SLOW_FOR: u64 = 3000 * MS;
 
 fn done() -> Outcome {
     Outcome::Done(Answer::Done(Done {}).into())
@@ -268,6 +272,14 @@ impl Core {
     /// A joiner's final pause: changes are held, and what it needs is shipped once the last
     /// one under way is done.
     fn pause_for_join(&mut self, mut pending: Pending, pause: PauseForJoin) {
+        if pause.slow_us > 0 {
+            let leads = self.member.is_lead() && pause.epoch == self.epoch().0;
+            if leads {
+                let delay = Duration::from_micros(pause.slow_us.into()).min(SLOW_MAX);
+                self.slow = Some((delay, now().after(SLOW_FOR)));
+            }
+            return self.answer(pending, done_handover());
+        }
         if pause.pause_ms == 0 {
             self.answer(pending, done_handover());
             let commands = self.member.resume();

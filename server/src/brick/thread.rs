@@ -141,6 +141,10 @@ async fn serve<I: BrickIo>(
                     // A heal that is gone asks again.
                     let _ = answer.send(taken);
                 }
+                Some(BrickCommand::NoteHeal { resume, answer }) => {
+                    let noted = brick.core.borrow_mut().note_resume(Some(resume));
+                    let _ = answer.send(noted.is_ok());
+                }
                 Some(BrickCommand::Stop(answer)) => return Some(answer),
                 None => return None,
             },

@@ -15,7 +15,7 @@ use super::round::{self, Item, Round};
 use super::side::{self, Answered, Side};
 
 /// A store as one side; runs everything inline.
-struct Local {
+pub struct Local {
     store: Mutex<Store>,
     interval: u64,
 }
@@ -28,11 +28,21 @@ impl Side for Local {
     }
 }
 
-struct Pair {
-    a: Arc<Local>,
-    b: Arc<Local>,
+pub struct Pair {
+    pub a: Arc<Local>,
+    pub b: Arc<Local>,
     stamp: u64,
     dirs: [tempfile::TempDir; 2],
+}
+
+impl Local {
+    /// A change of this side alone.
+    pub fn change(&self, fop: impl Into<Fop>) {
+        let mut call = Call::new(fop);
+        call.stamp = Stamp(9_000_000_000);
+        let ctx = Ctx { interval: self.interval, defer_sync: false };
+        self.store.lock().expect("no panic inside").execute(&call, &ctx).expect("changed");
+    }
 }
 
 fn store(dir: &Path, volume: VolumeId) -> Store {
@@ -47,7 +57,7 @@ fn store(dir: &Path, volume: VolumeId) -> Store {
 }
 
 impl Pair {
-    fn new() -> Pair {
+    pub fn new() -> Pair {
         let dirs = [(); 2].map(|()| tempfile::tempdir().expect("temp folder"));
         let volume = VolumeId::random();
         let local = |n: usize| {
@@ -69,7 +79,7 @@ impl Pair {
         Ok(())
     }
 
-    fn create(&mut self, both: bool, parent: Gfid, name: &str, id: u8, dir: bool) -> Gfid {
+    pub fn create(&mut self, both: bool, parent: Gfid, name: &str, id: u8, dir: bool) -> Gfid {
         let gfid = Gfid::new(SlotId(3), [id; 14]);
         let mode = if dir { 0o040_755 } else { 0o100_644 };
         let create = Create {
@@ -84,7 +94,7 @@ impl Pair {
         gfid
     }
 
-    fn write(&mut self, both: bool, gfid: Gfid, offset: u64, data: &[u8]) {
+    pub fn write(&mut self, both: bool, gfid: Gfid, offset: u64, data: &[u8]) {
         let write = Write { gfid, offset, len: data.len() as u64, ..Write::default() };
         self.change(both, write, data).expect("written");
     }
@@ -104,7 +114,7 @@ impl Pair {
         progress
     }
 
-    fn assert_equal(&self) {
+    pub fn assert_equal(&self) {
         let (a, b) = (tree(&*self.a), tree(&*self.b));
         assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
         assert_eq!(a, b);

@@ -21,6 +21,7 @@ mod takeover;
 
 use std::collections::BTreeMap;
 
+use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::lease::table::LeaseTable;
 use proto_rules::space::Ledger;
@@ -47,6 +48,8 @@ pub struct Lead {
     /// Leases that the lead itself waits for, by the ask's id.
     pub asks: BTreeMap<u64, oneshot::Sender<Lease>>,
     pub stale: stale::StaleHeal,
+    /// Until when nobody is declared dead, for nobody could be heard.
+    pub silent_until: Tick,
 }
 
 impl Lead {
@@ -60,6 +63,7 @@ impl Lead {
             noting: false,
             asks: BTreeMap::new(),
             stale: stale::StaleHeal::default(),
+            silent_until: Tick::ZERO,
         }
     }
 

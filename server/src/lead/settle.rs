@@ -24,6 +24,8 @@ use crate::brick::Brick;
 /// Before a member that did not answer is asked again. It is either about to learn the epoch,
 /// or about to be evicted.
 pub const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a settle that waits looks whether its epoch has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Commands under way at once.
 const AT_ONCE: usize = 16;
 
@@ -99,7 +101,17 @@ impl Run {
                     command => at_work.push(self.until_done(command, turn.is_some())),
                 }
             }
-            let event = at_work.next().await??;
+            let event = tokio::select! {
+                biased;
+                event = at_work.next() => event??,
+                // A member that is cut off answers nothing for seconds; the epoch ends before.
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if self.copier.leads() {
+                        continue;
+                    }
+                    return None;
+                }
+            };
             let core = self.copier.brick.core.borrow();
             todo.extend(match event {
                 Event::Listed(member, list, noted) => {

@@ -164,6 +164,13 @@ impl Board {
         inner.publish();
     }
 
+    /// What a brick of another peer last said of itself.
+    pub fn heard(&self, set: SetKey, brick: BrickId) -> Option<Facts> {
+        let inner = self.inner();
+        let own = inner.gates.get(&(set, brick)).map(|gate| gate.facts());
+        own.or_else(|| inner.heard.get(&(set, brick)).copied())
+    }
+
     fn report(&self, events: Vec<PromiseEvent>) {
         for event in events {
             match event {

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use proto::fop::{
-    Acquire, Answer, InspectDir, LeaseKey, Lock, Mode, PauseForJoin, PeerRead, Renew, Want,
-    Write as WriteFop,
+    Acquire, Answer, InspectDir, LeaseKey, Lock, MarkStale, Mode, PauseForJoin, PeerRead, Read,
+    Renew, Want, Write as WriteFop,
 };
 use proto::map::MemberState;
 use proto::{Epoch, Failure, Gfid, LeaseNumber, PeerId, Refusal};
@@ -185,7 +185,7 @@ fn a_joiners_pause_holds_changes_and_ships_the_rules_state() {
     let number = client.lease(part, Mode::Exclusive);
     client.change(create("before", gfid(1)), b"", part, number).answer();
     let mut joiner = rig.peer_client(0, PeerId::random());
-    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms };
+    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms, slow_us: 0 };
     let Answer::HandOver(state) = joiner.plain(pause(100)).answer() else { panic!() };
     assert!(!state.rules.is_empty(), "it names the session, its window and its numbers");
     let mut ask = Ask::new(create("held", gfid(2)));
@@ -202,4 +202,47 @@ fn a_joiners_pause_holds_changes_and_ships_the_rules_state() {
     let mut names = names_at(&rig, 0);
     names.sort();
     assert_eq!(names, ["before", "held"]);
+}
+
+/// A copy that answered otherwise is made equal at once, by the lead, and is read again.
+#[test]
+fn a_stale_copy_is_healed_at_once_and_its_mark_cleared() {
+    let Some(rig) = Rig::new(Backend::Auto, 3) else { return };
+    let file = gfid(1);
+    let mut session = everywhere(&rig, 1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = session[0].lease(part, Mode::Exclusive);
+    change(&mut session, &[0, 1, 2], 1, create("file", file), b"", (part, number));
+    let key = LeaseKey::Inode(file);
+    change(&mut session, &[0, 1, 2], 2, write(file, b"first"), b"first", (key, number));
+    // Member 1 has neither of these, and the client takes them for done.
+    change(&mut session, &[0, 2], 3, write(file, b"SECOND"), b"SECOND", (key, number));
+    change(&mut session, &[0, 2], 4, create("only", gfid(2)), b"", (part, number));
+    session.iter_mut().for_each(|c| drop(c.plain(Renew { mark: 4 })));
+    let brick = Gfid(*rig.map.sets[0].members[1].brick.as_bytes());
+    for gfid in [file, Gfid::ROOT] {
+        session[0].ask_patiently(&Ask::new(MarkStale { gfid, brick, clear: false })).answer();
+    }
+    assert_eq!(bytes_at(&rig, 1, file), b"first");
+    drop(session);
+    // Its leases run out, and are the lead's then.
+    let began = Instant::now();
+    while bytes_at(&rig, 1, file) != b"SECOND" || names_at(&rig, 1) != names_at(&rig, 0) {
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", names_at(&rig, 1));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut reader = rig.client(2);
+    let number = reader.lease(key, Mode::Shared);
+    let mut at_member = rig.client_of(1, 2);
+    let mut read = Ask::new(Read { gfid: file, offset: 0, len: 10 });
+    read.under = under(key, number);
+    let mut got = at_member.ask_patiently(&read);
+    while matches!(got.head.status(), proto::frame::Status::Failed(_)) {
+        assert_eq!(got.failure(), Failure::Refused(Refusal::StaleCopy), "until the mark is gone");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        reader.plain(Renew { mark: 0 }).answer();
+        std::thread::sleep(Duration::from_millis(20));
+        got = at_member.ask_patiently(&read);
+    }
+    assert_eq!(&got.payload[..], b"SECOND");
 }
