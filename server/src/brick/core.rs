@@ -25,12 +25,13 @@ use super::inbox::Setup;
 use super::interval::IntervalClock;
 use super::io::DiskIo;
 use super::request::{Outcome, Pending, Stored};
+use super::trim::Trim;
 use crate::heal::job::Resume;
 use crate::lead::{Lead, Members};
 
 /// A request that the disk has not answered for this long: the disk is dying. The brick leaves
 /// before its clients' operations time out.
-const OLDEST_DISK_REQUEST: u64 = 10_000 * MS;
+pub const OLDEST_DISK_REQUEST: u64 = 10_000 * MS;
 
 const WITHDRAW_EVERY: u64 = 1000 * MS;
 
@@ -69,6 +70,9 @@ pub struct Core {
     /// A heal does not get ahead of the writers: how much later they are answered, until when.
     pub slow: Option<(Duration, Tick)>,
     foreground: Foreground,
+    pub trim: Trim,
+    /// The newest interval in-sync that is on stable storage.
+    durable: u64,
 }
 
 impl Brick {
@@ -103,10 +107,15 @@ impl Core {
         let last = store.last_checkpoint()?.map_or(0, |mark| mark.interval).max(logged);
         let orphans = store.orphans()?.into_iter().collect();
         // After a lost database or a power loss the log cannot tell what is missing.
-        let in_sync = if store.opened().suspect() { 0 } else { handover::in_sync(&store)? };
+        if store.opened().suspect() {
+            // For good: a further start, before the heal is done, must not believe them either.
+            handover::note_resume(&mut store, None)?;
+            handover::note_in_sync(&mut store, 0, true)?;
+        }
+        let in_sync = handover::in_sync(&store)?;
         setup.gate.set_in_sync_interval(in_sync);
-        let resume = if store.opened().suspect() { None } else { handover::resume(&store)? };
-        setup.gate.set_resume(resume);
+        setup.gate.set_resume(handover::resume(&store)?);
+        let trim = Trim::load(&store);
         Ok(Self {
             interval: IntervalClock::after(last, now()),
             members: Members::new(identity, setup.credential.clone()),
@@ -128,6 +137,8 @@ impl Core {
             withdrawn: Tick::ZERO,
             slow: None,
             foreground: Foreground::default(),
+            trim,
+            durable: in_sync,
         })
     }
 
@@ -217,7 +228,7 @@ impl Core {
         tracing::error!(brick = %self.setup.identity.brick, reason, "the brick leaves its set");
         self.failed = Some(reason.to_owned());
         self.member.own_error(None);
-        self.setup.gate.set_failed();
+        self.setup.gate.set_failed(reason);
         self.setup.owner.failed(self.setup.identity, self.epoch(), reason);
     }
 
@@ -236,6 +247,11 @@ impl Core {
     pub fn tick(&mut self) {
         let now = now();
         let gate = self.setup.gate.clone();
+        gate.set_beat(now);
+        if gate.failed() && self.failed.is_none() {
+            // Said by whoever watches this thread, while it hung.
+            self.leave(&gate.why_failed());
+        }
         self.member.set_serve_until(gate.serve_until());
         self.interval.tick(now, self.member.is_lead(), gate.heard_interval());
         let oldest = self.at_disk.values().min();
@@ -263,7 +279,26 @@ impl Core {
         if self.setup.gate.resume().is_some() {
             self.note_resume(None)?;
         }
-        handover::note_in_sync(&mut self.store, self.interval.current())
+        let interval = self.interval.current();
+        self.setup.gate.set_in_sync_interval(interval);
+        handover::note_in_sync(&mut self.store, interval, false)
+    }
+
+    /// What was noted as the newest interval in-sync is on stable storage; so is what the log
+    /// need not keep for this brick any more.
+    pub fn checkpointed(&mut self, in_sync: u64) {
+        self.durable = in_sync;
+        let own = (self.setup.identity.brick, in_sync);
+        let Some(map) = self.member.map() else { return };
+        let words = self.setup.gate.words().into_iter().chain([own]);
+        let below = self.trim.heard(map, words, self.store.log_complete_since());
+        let trimmed = match below {
+            Some(below) => self.store.trim_log(below),
+            None => Ok(()),
+        };
+        if trimmed.and_then(|()| self.trim.save(&mut self.store)).is_err() {
+            self.leave("the change log cannot be trimmed");
+        }
     }
 
     /// How far this brick's heal has come; `None`: it is in-sync.
@@ -298,6 +333,7 @@ impl Core {
             free_bytes: space.as_ref().map_or(0, |s| s.free_bytes),
             total_bytes: space.as_ref().map_or(0, |s| s.total_bytes),
             foreground_us: self.foreground.take(),
+            durable: self.durable,
         };
         self.setup.gate.set_facts(facts);
         let own = self.setup.identity.brick;

@@ -4,9 +4,11 @@
 //! The promise thread writes until when the brick may serve and what it heard of the other
 //! members; the brick's thread writes the facts that pings carry. Each cell has one writer.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use proto::BrickId;
 use proto_rules::Tick;
 
 use crate::heal::job::Resume;
@@ -24,9 +26,16 @@ pub struct Gate {
     in_sync_interval: AtomicU64,
     stale_copies: AtomicU64,
     foreground_us: AtomicU64,
+    durable: AtomicU64,
     failed: AtomicBool,
     /// Between the brick's thread and its heal only; no ping waits for it.
     resume: Mutex<Option<Resume>>,
+    /// What the set's members said to have on disk. Skipped by the promise thread while the
+    /// brick's thread reads it.
+    words: Mutex<BTreeMap<BrickId, u64>>,
+    why_failed: Mutex<String>,
+    /// When the brick's thread last came round.
+    beat: AtomicU64,
 }
 
 /// Facts of a brick as its pings carry them.
@@ -41,6 +50,9 @@ pub struct Facts {
     /// How long its clients wait for an answer, µs; 0: it has none.
     #[serde(default)]
     pub foreground_us: u64,
+    /// The newest interval in-sync that a checkpoint of its has made durable.
+    #[serde(default)]
+    pub durable: u64,
 }
 
 impl Gate {
@@ -88,6 +100,7 @@ impl Gate {
         self.free.store(facts.free_bytes, Ordering::Relaxed);
         self.total.store(facts.total_bytes, Ordering::Relaxed);
         self.foreground_us.store(facts.foreground_us, Ordering::Relaxed);
+        self.durable.store(facts.durable, Ordering::Relaxed);
     }
 
     pub fn facts(&self) -> Facts {
@@ -97,6 +110,7 @@ impl Gate {
             free_bytes: self.free.load(Ordering::Relaxed),
             total_bytes: self.total.load(Ordering::Relaxed),
             foreground_us: self.foreground_us.load(Ordering::Relaxed),
+            durable: self.durable.load(Ordering::Relaxed),
         }
     }
 
@@ -128,9 +142,35 @@ impl Gate {
         self.resume.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The promise thread: a member's durable interval.
+    pub fn set_word(&self, brick: BrickId, durable: u64) {
+        if let Ok(mut words) = self.words.try_lock() {
+            words.insert(brick, durable);
+        }
+    }
+
+    pub fn words(&self) -> BTreeMap<BrickId, u64> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The brick took itself out of service. It stays so.
-    pub fn set_failed(&self) {
+    pub fn set_failed(&self, why: &str) {
+        *self.why_failed.lock().unwrap_or_else(PoisonError::into_inner) = why.to_owned();
         self.failed.store(true, Ordering::Release);
+    }
+
+    /// The brick's thread, each time it comes round, some times a second.
+    pub fn set_beat(&self, now: Tick) {
+        self.beat.store(now.0, Ordering::Release);
+    }
+
+    /// 0: it has not begun yet.
+    pub fn beat(&self) -> Tick {
+        Tick(self.beat.load(Ordering::Acquire))
+    }
+
+    pub fn why_failed(&self) -> String {
+        self.why_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn failed(&self) -> bool {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::fop::{LeaseKey, TouchMsg, Under};
 use proto::{BrickId, Epoch, Errno, Gfid, LeaseNumber, Seq, SessionId};
+use proto_rules::heal::log::LogBook;
 use proto_rules::member::handover::HandOver;
 use proto_rules::window::{Entry, SessionWindow};
 use server_store::Store;
@@ -52,8 +53,8 @@ pub fn in_sync(store: &Store) -> Result<u64, Errno> {
 ///
 /// # Errors
 /// The database cannot be written.
-pub fn note_in_sync(store: &mut Store, interval: u64) -> Result<(), Errno> {
-    store.meta_put(IN_SYNC_KEY, &interval.to_le_bytes(), false)
+pub fn note_in_sync(store: &mut Store, interval: u64, sync: bool) -> Result<(), Errno> {
+    store.meta_put(IN_SYNC_KEY, &interval.to_le_bytes(), sync)
 }
 
 /// How far a heal has come; `None` when none was cut off.
@@ -105,6 +106,9 @@ struct HandOverMsg {
     stale: Vec<StaleMsg>,
     #[prost(uint64, tag = "8")]
     graced: u64,
+    /// The lead's log book, as JSON: what members that are away have on disk.
+    #[prost(bytes = "bytes", tag = "9")]
+    book: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,7 +150,7 @@ struct StaleMsg {
     gfid: Gfid,
 }
 
-pub fn encode(state: HandOver<Stored>) -> Bytes {
+pub fn encode(state: HandOver<Stored>, book: &LogBook) -> Bytes {
     let (numbers, floor) = newest(state.numbers, state.floor);
     let window = |w: SessionWindow<Stored>| WindowMsg {
         session: w.session.0,
@@ -166,6 +170,7 @@ pub fn encode(state: HandOver<Stored>) -> Bytes {
         sessions: state.sessions.into_iter().map(|s| s.0).collect(),
         stale: state.stale.into_iter().map(stale).collect(),
         graced: state.graced.0,
+        book: serde_json::to_vec(book).unwrap_or_default().into(),
     };
     message.encode_to_vec().into()
 }
@@ -189,6 +194,12 @@ fn entry_to((seq, entry): (Seq, Entry<Stored>)) -> EntryMsg {
         number: entry.number,
         reply: entry.reply.map(|r| StoredMsg { answer: r.answer, errno: r.errno }),
     }
+}
+
+/// The lead's log book; without it the joiner's log keeps more.
+pub fn book(bytes: &Bytes) -> Option<LogBook> {
+    let message = HandOverMsg::decode(bytes.clone()).ok()?;
+    serde_json::from_slice(&message.book).ok()
 }
 
 /// `None`: no hand-over of this version.
@@ -245,7 +256,10 @@ mod tests {
             stale: vec![(BrickId::random(), Gfid::ROOT)],
             graced: Epoch(6),
         };
-        assert_eq!(decode(&encode(state.clone())), Some(state));
+        let mut log = LogBook::of_new_set();
+        log.on_durable(BrickId::random(), proto_rules::heal::log::Interval(9));
+        let bytes = encode(state.clone(), &log);
+        assert_eq!((decode(&bytes), book(&bytes)), (Some(state), Some(log)));
         assert_eq!(decode(&Bytes::from_static(b"\xff\xff")), None);
     }
 

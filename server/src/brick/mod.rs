@@ -38,9 +38,10 @@ mod outbox;
 mod peer_ops;
 mod request;
 mod thread;
+mod trim;
 
 pub use clock::{now, wall_ns};
-pub use core::{Brick, Core};
+pub use core::{Brick, Core, OLDEST_DISK_REQUEST};
 pub use gate::{Facts, Gate};
 pub use inbox::{BrickCommand, BrickHandle, BrickIdentity, Newcomer, Owner, Setup};
 pub use io::blocking;

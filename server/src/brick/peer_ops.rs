@@ -317,6 +317,9 @@ impl Core {
         let Some(state) = handover::decode(bytes) else {
             return self.fail(pending, Errno::EINVAL);
         };
+        if let Some(book) = handover::book(bytes) {
+            self.trim.book.take_over(&book);
+        }
         self.interval.at_least(from.current_interval, now());
         let graced = handover::note_graced(&mut self.store, state.graced);
         self.member.take_over(state);
@@ -353,7 +356,8 @@ impl Brick {
     fn ship(self: Rc<Self>, pending: Pending) {
         let mut core = self.core.borrow_mut();
         let sessions: Vec<SessionId> = core.client_sessions().collect();
-        let (rules, payload) = handover::placed(handover::encode(core.member.hand_over(sessions)));
+        let (rules, payload) =
+            handover::placed(handover::encode(core.member.hand_over(sessions), &core.trim.book));
         let state = HandOver { rules, current_interval: core.interval.current() };
         let shipped = Return { answer: Answer::HandOver(state), payload, grants: Vec::new() };
         core.answer(pending, Outcome::Done(shipped));

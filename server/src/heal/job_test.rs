@@ -233,7 +233,8 @@ fn what_changes_meanwhile_is_there_before_the_join() {
 /// Trap 52: whoever agreed needs this brick's promise until an epoch ends it.
 #[test]
 fn an_agreement_that_leads_nowhere_is_taken_back() {
-    let pair = Pair::new();
+    let mut pair = Pair::new();
+    pair.create(false, Gfid::ROOT, "f", 1, false);
     let world = World::new(&pair, Box::new(|_| None));
     world.agrees.store(false, Ordering::Relaxed);
     assert!(attempt(&world).is_err());
@@ -245,7 +246,8 @@ fn an_agreement_that_leads_nowhere_is_taken_back() {
 
 #[test]
 fn a_lead_that_does_not_pause_is_asked_again() {
-    let pair = Pair::new();
+    let mut pair = Pair::new();
+    pair.create(false, Gfid::ROOT, "f", 1, false);
     let refusals = AtomicUsize::new(2);
     let hook = move |call: &Call| match &call.fop {
         Fop::PauseForJoin(p) if p.pause_ms > 0 => refusals

@@ -290,6 +290,9 @@ impl Inner {
             let member = self.maps.get(set).is_some_and(|map| map.member(*brick).is_some());
             if member && !self.gates.contains_key(&(*set, *brick)) {
                 self.heard.insert((*set, *brick), *facts);
+                for ((_, _), gate) in self.gates.iter().filter(|((s, _), _)| s == set) {
+                    gate.set_word(*brick, facts.durable);
+                }
             }
         }
         for ((set, brick), gate) in &self.gates {

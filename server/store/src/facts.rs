@@ -8,10 +8,11 @@ use proto::fop::{MarkStale, Return, StatfsAnswer};
 use proto::ids::{BrickId, Epoch, Gfid, Incarnation};
 use rocksdb::WriteBatch;
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::checkpoint::{CHECKPOINT, CheckpointMark};
 use crate::db::{CF_STALE, Db};
+use crate::disk::Disk;
 use crate::store::{Opened, Store, done};
 
 const EPOCH: &str = "epoch";
@@ -39,20 +40,24 @@ pub fn wall_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The kernel's name for this start of the machine; empty where it has none.
-fn boot_id() -> String {
+/// The kernel's name for this start of the machine and for this mount of the brick's file
+/// system; what is empty it has no name for. A file system that was shut down and mounted again
+/// has lost what was not on the disk, as in a power loss.
+fn boot_id(disk: &dyn Disk, root: BorrowedFd<'_>) -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+    let mount = disk.mount_id(root).map_or(String::new(), |id| format!("/{id}"));
+    format!("{}{mount}", id.trim())
 }
 
 impl Facts {
     /// Reads what the last daemon left.
-    pub fn open(db: &Db) -> Result<(Facts, Opened), Errno> {
-        let boot_id = boot_id();
+    pub fn open(db: &Db, disk: &dyn Disk, root: BorrowedFd<'_>) -> Result<(Facts, Opened), Errno> {
+        let boot_id = boot_id(disk, root);
         let old_boot = db.fact(BOOT)?;
         let mark = db.fact(CHECKPOINT)?.and_then(|b| CheckpointMark::decode(&b));
         let opened = Opened {
             fresh_db: false,
+            distrusted: false,
             // No boot noted: the database is new, or its first crawl was cut off.
             boot_changed: old_boot.is_none_or(|old| old != boot_id.as_bytes()),
             clean: db.fact(CLEAN)?.is_some_and(|c| c == b"1"),

@@ -84,6 +84,8 @@ fn to_peers(op: Op) -> Answer {
             }],
             sessions: vec![0x1112_1314_1516_1718, 2],
             graced: 76,
+            // Absent, as before it was added.
+            marks: Vec::new(),
         }),
         Op::PauseForJoin => Answer::HandOver(hand_over()),
         Op::PeerRead => Answer::Read(ReadAnswer { eof: true }),

@@ -218,7 +218,7 @@ fn a_stale_copy_is_healed_at_once_and_its_mark_cleared() {
     // Member 1 has neither of these, and the client takes them for done.
     change(&mut session, &[0, 2], 3, write(file, b"SECOND"), b"SECOND", (key, number));
     change(&mut session, &[0, 2], 4, create("only", gfid(2)), b"", (part, number));
-    session.iter_mut().for_each(|c| drop(c.plain(Renew { mark: 4 })));
+    session.iter_mut().for_each(|c| drop(c.plain(Renew { mark: 4, ..Renew::default() })));
     let brick = Gfid(*rig.map.sets[0].members[1].brick.as_bytes());
     for gfid in [file, Gfid::ROOT] {
         session[0].ask_patiently(&Ask::new(MarkStale { gfid, brick, clear: false })).answer();
@@ -240,7 +240,7 @@ fn a_stale_copy_is_healed_at_once_and_its_mark_cleared() {
     while matches!(got.head.status(), proto::frame::Status::Failed(_)) {
         assert_eq!(got.failure(), Failure::Refused(Refusal::StaleCopy), "until the mark is gone");
         assert!(began.elapsed() < Duration::from_secs(20));
-        reader.plain(Renew { mark: 0 }).answer();
+        reader.plain(Renew::default()).answer();
         std::thread::sleep(Duration::from_millis(20));
         got = at_member.ask_patiently(&read);
     }

@@ -338,6 +338,16 @@ impl Disk for RealDisk {
         rustix::fs::syncfs(fd).map_err(e)
     }
 
+    fn mount_id(&self, fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+        use rustix::fs::{AtFlags, StatxFlags};
+        /// STATX_MNT_ID_UNIQUE
+        const UNIQUE: u32 = 0x4000;
+        let asked = StatxFlags::from_bits_retain(UNIQUE);
+        let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, asked).map_err(e)?;
+        let known = found.stx_mask & UNIQUE != 0;
+        known.then_some(found.stx_mnt_id).ok_or(Errno::EOPNOTSUPP)
+    }
+
     fn space(&self, fd: BorrowedFd<'_>) -> Result<SpaceStat, Errno> {
         let s = rustix::fs::fstatvfs(fd).map_err(e)?;
         Ok(SpaceStat {
