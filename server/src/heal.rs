@@ -23,9 +23,14 @@ pub mod dir;
 pub mod driver;
 pub mod inode;
 pub mod job;
+pub mod list;
+pub mod pace;
 pub mod progress;
+pub mod rest;
 pub mod round;
 pub mod side;
 
 #[cfg(test)]
 mod copier_test;
+#[cfg(test)]
+mod job_test;

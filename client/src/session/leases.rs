@@ -97,6 +97,10 @@ impl Leases {
     fn with<T>(&self, change: impl FnOnce(&mut Inner, Tick) -> T) -> T {
         let mut inner = lock(&self.inner);
         let result = change(&mut inner, clock::now());
+        let lapsed = inner.cache.take_lapsed();
+        if !lapsed.is_empty() {
+            self.lose(&mut inner, lapsed);
+        }
         let work = !inner.todo.is_empty();
         drop(inner);
         self.changed.notify_waiters();

@@ -109,7 +109,9 @@ impl Volume {
             Ok(attr) => {
                 // The lease is ours until a recall has returned, even while it is recalled.
                 let ours = state.recalling > 0 || self.exclusive(node.gfid);
-                if ours && self.recalls_none_since(&before) {
+                // Without known attributes the answer's own size would count, and it may be of
+                // before another write that was under way beside this one.
+                if ours && state.attr.is_some() && self.recalls_none_since(&before) {
                     let attr = own_size(&state, attr, &run, inside);
                     self.note(&mut state, attr);
                     self.keep_written(&mut state, &attr, &run);

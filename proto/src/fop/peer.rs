@@ -102,6 +102,9 @@ pub struct InspectDir {
     pub after_name: Bytes,
     #[prost(uint32, tag = "4")]
     pub limit: u32,
+    /// Of a heal's sink: first set aside what stands there without being a name.
+    #[prost(bool, tag = "5")]
+    pub tidy: bool,
 }
 
 /// Bytes of a block of `BlockSums`.
@@ -218,6 +221,12 @@ pub struct UnsettledList {
     /// The greatest epoch that this member noted as graced.
     #[prost(uint64, tag = "3")]
     pub graced: u64,
+    /// Settled marks of the sessions that it knows.
+    #[prost(message, repeated, tag = "4")]
+    pub marks: Vec<SettledSeq>,
+    /// Stale marks that it holds, for a new lead.
+    #[prost(message, repeated, tag = "5")]
+    pub stale: Vec<MarkStale>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -228,6 +237,9 @@ pub struct UnsettledEntry {
     pub seq: u64,
     #[prost(message, repeated, tag = "3")]
     pub touches: Vec<TouchMsg>,
+    /// What it was answered, once it was: 0 or the errno.
+    #[prost(int32, optional, tag = "4")]
+    pub answered: Option<i32>,
 }
 
 /// `Touch` on the wire.
@@ -295,6 +307,10 @@ pub struct PauseForJoin {
     /// At most 500; 0 withdraws a pause.
     #[prost(uint32, tag = "2")]
     pub pause_ms: u32,
+    /// No pause at all: each change of a client is answered this much later, for a few seconds,
+    /// because a heal does not get ahead of the writers.
+    #[prost(uint32, tag = "3")]
+    pub slow_us: u32,
 }
 
 /// State that a joiner takes over: opaque to all but the rules (see proto-rules).

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use proto::fop::{Answer, Call, Changed, ChangedItem, Return};
@@ -17,17 +18,20 @@ use server_store::{Ctx, Store};
 
 use super::clock::now;
 use super::connection::{Conn, ConnId};
+use super::foreground::Foreground;
 use super::gate::Facts;
 use super::handover;
 use super::inbox::Setup;
 use super::interval::IntervalClock;
 use super::io::DiskIo;
 use super::request::{Outcome, Pending, Stored};
+use super::trim::Trim;
+use crate::heal::job::Resume;
 use crate::lead::{Lead, Members};
 
 /// A request that the disk has not answered for this long: the disk is dying. The brick leaves
 /// before its clients' operations time out.
-const OLDEST_DISK_REQUEST: u64 = 10_000 * MS;
+pub const OLDEST_DISK_REQUEST: u64 = 10_000 * MS;
 
 const WITHDRAW_EVERY: u64 = 1000 * MS;
 
@@ -63,6 +67,12 @@ pub struct Core {
     pub checkpointing: bool,
     /// When the withdrawal of a join was last asked for.
     withdrawn: Tick,
+    /// A heal does not get ahead of the writers: how much later they are answered, until when.
+    pub slow: Option<(Duration, Tick)>,
+    foreground: Foreground,
+    pub trim: Trim,
+    /// The newest interval in-sync that is on stable storage.
+    durable: u64,
 }
 
 impl Brick {
@@ -87,6 +97,9 @@ impl Core {
             member.stale.mark(brick, gfid);
         }
         member.note_graced(super::handover::graced(&store)?);
+        for lease in super::raised::known(&store)? {
+            member.numbers.raise(lease.key.into(), lease.number);
+        }
         // The log may hold entries of a later interval than the last checkpoint's.
         let ask = Changed { since: u64::MAX, limit: 1, ..Changed::default() };
         let ctx = Ctx { interval: 0, defer_sync: false };
@@ -97,8 +110,15 @@ impl Core {
         let last = store.last_checkpoint()?.map_or(0, |mark| mark.interval).max(logged);
         let orphans = store.orphans()?.into_iter().collect();
         // After a lost database or a power loss the log cannot tell what is missing.
-        let in_sync = if store.opened().suspect() { 0 } else { handover::in_sync(&store)? };
+        if store.opened().suspect() {
+            // For good: a further start, before the heal is done, must not believe them either.
+            handover::note_resume(&mut store, None)?;
+            handover::note_in_sync(&mut store, 0, true)?;
+        }
+        let in_sync = handover::in_sync(&store)?;
         setup.gate.set_in_sync_interval(in_sync);
+        setup.gate.set_resume(handover::resume(&store)?);
+        let trim = Trim::load(&store);
         Ok(Self {
             interval: IntervalClock::after(last, now()),
             members: Members::new(identity, setup.credential.clone()),
@@ -118,6 +138,10 @@ impl Core {
             failed: None,
             checkpointing: false,
             withdrawn: Tick::ZERO,
+            slow: None,
+            foreground: Foreground::default(),
+            trim,
+            durable: in_sync,
         })
     }
 
@@ -142,7 +166,11 @@ impl Core {
     /// The last step of every request.
     pub fn answer(&mut self, mut pending: Pending, outcome: Outcome) {
         let metrics = &self.setup.metrics;
-        metrics.answered(pending.op, now().since(pending.started));
+        let took = now().since(pending.started);
+        metrics.answered(pending.op, took);
+        if pending.conn.peer().is_none() && pending.grants.is_empty() {
+            self.foreground.answered(took);
+        }
         match &outcome {
             Outcome::Failed(Failure::Refused(_)) => metrics.refused.add(1),
             Outcome::Done(done) => metrics.bytes_out.add(done.payload.len() as u64),
@@ -166,7 +194,20 @@ impl Core {
     /// A change was executed: its reply is kept for re-sends.
     pub fn finish_change(&mut self, pending: Pending, result: Result<Return, Errno>) {
         self.member.finish(pending.head.session, pending.head.seq, Stored::of(&result));
-        self.answer(pending, result.into());
+        match self.slow {
+            Some((delay, until)) if now() < until && pending.conn.peer().is_none() => {
+                let mut pending = pending;
+                pending.defer();
+                self.spawn(|brick| async move {
+                    tokio::time::sleep(delay).await;
+                    brick.core.borrow_mut().answer(pending, result.into());
+                });
+            }
+            _ => {
+                self.slow = None;
+                self.answer(pending, result.into());
+            }
+        }
     }
 
     /// An error of this brick's own disk met `pending`, or the brick had failed before.
@@ -190,7 +231,7 @@ impl Core {
         tracing::error!(brick = %self.setup.identity.brick, reason, "the brick leaves its set");
         self.failed = Some(reason.to_owned());
         self.member.own_error(None);
-        self.setup.gate.set_failed();
+        self.setup.gate.set_failed(reason);
         self.setup.owner.failed(self.setup.identity, self.epoch(), reason);
     }
 
@@ -209,6 +250,11 @@ impl Core {
     pub fn tick(&mut self) {
         let now = now();
         let gate = self.setup.gate.clone();
+        gate.set_beat(now);
+        if gate.failed() && self.failed.is_none() {
+            // Said by whoever watches this thread, while it hung.
+            self.leave(&gate.why_failed());
+        }
         self.member.set_serve_until(gate.serve_until());
         self.interval.tick(now, self.member.is_lead(), gate.heard_interval());
         let oldest = self.at_disk.values().min();
@@ -230,10 +276,48 @@ impl Core {
     /// # Errors
     /// The database cannot be written.
     pub fn note_in_sync(&mut self) -> Result<(), Errno> {
-        if !self.member.in_sync() {
+        if !self.surely_in_sync() {
             return Ok(());
         }
-        handover::note_in_sync(&mut self.store, self.interval.current())
+        if self.setup.gate.resume().is_some() {
+            self.note_resume(None)?;
+        }
+        let interval = self.interval.current();
+        self.setup.gate.set_in_sync_interval(interval);
+        handover::note_in_sync(&mut self.store, interval, false)
+    }
+
+    /// What was noted as the newest interval in-sync is on stable storage; so is what the log
+    /// need not keep for this brick any more.
+    pub fn checkpointed(&mut self, in_sync: u64) {
+        self.durable = in_sync;
+        let own = (self.setup.identity.brick, in_sync);
+        let Some(map) = self.member.map() else { return };
+        let words = self.setup.gate.words().into_iter().chain([own]);
+        let below = self.trim.heard(map, words, self.store.log_complete_since());
+        let trimmed = match below {
+            Some(below) => self.store.trim_log(below),
+            None => Ok(()),
+        };
+        if trimmed.and_then(|()| self.trim.save(&mut self.store)).is_err() {
+            self.leave("the change log cannot be trimmed");
+        }
+    }
+
+    /// How far this brick's heal has come; `None`: it is in-sync.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn note_resume(&mut self, resume: Option<Resume>) -> Result<(), Errno> {
+        handover::note_resume(&mut self.store, resume.as_ref())?;
+        self.setup.gate.set_resume(resume);
+        Ok(())
+    }
+
+    /// In-sync by the newest map here and by running promises. A brick that wakes after a pause
+    /// hears the lead's new interval before it hears of its own eviction.
+    fn surely_in_sync(&self) -> bool {
+        self.member.in_sync() && now() < self.setup.gate.serve_until()
     }
 
     /// From here on this brick's log answers for what the lead's did.
@@ -251,9 +335,14 @@ impl Core {
             checkpoint,
             free_bytes: space.as_ref().map_or(0, |s| s.free_bytes),
             total_bytes: space.as_ref().map_or(0, |s| s.total_bytes),
+            foreground_us: self.foreground.take(),
+            durable: self.durable,
         };
         self.setup.gate.set_facts(facts);
-        if self.member.in_sync() {
+        let own = self.setup.identity.brick;
+        let stale = self.member.stale.iter().filter(|(brick, _)| *brick == own).count();
+        self.setup.gate.set_stale_copies(stale as u64);
+        if self.surely_in_sync() {
             self.setup.gate.set_in_sync_interval(facts.interval);
         }
         self.setup.metrics.free_bytes.set(facts.free_bytes);

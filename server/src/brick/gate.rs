@@ -1,11 +1,17 @@
-//! What the promise thread and a brick's thread tell each other: atomics, no locks, no queue.
+//! What the promise thread and a brick's thread tell each other: atomics, no queue, no lock
+//! that a ping could wait for.
 //!
 //! The promise thread writes until when the brick may serve and what it heard of the other
 //! members; the brick's thread writes the facts that pings carry. Each cell has one writer.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use proto::BrickId;
 use proto_rules::Tick;
+
+use crate::heal::job::Resume;
 
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -18,7 +24,18 @@ pub struct Gate {
     total: AtomicU64,
     checkpoint: AtomicU64,
     in_sync_interval: AtomicU64,
+    stale_copies: AtomicU64,
+    foreground_us: AtomicU64,
+    durable: AtomicU64,
     failed: AtomicBool,
+    /// Between the brick's thread and its heal only; no ping waits for it.
+    resume: Mutex<Option<Resume>>,
+    /// What the set's members said to have on disk. Skipped by the promise thread while the
+    /// brick's thread reads it.
+    words: Mutex<BTreeMap<BrickId, u64>>,
+    why_failed: Mutex<String>,
+    /// When the brick's thread last came round.
+    beat: AtomicU64,
 }
 
 /// Facts of a brick as its pings carry them.
@@ -30,6 +47,12 @@ pub struct Facts {
     pub checkpoint: u64,
     pub free_bytes: u64,
     pub total_bytes: u64,
+    /// How long its clients wait for an answer, µs; 0: it has none.
+    #[serde(default)]
+    pub foreground_us: u64,
+    /// The newest interval in-sync that a checkpoint of its has made durable.
+    #[serde(default)]
+    pub durable: u64,
 }
 
 impl Gate {
@@ -51,7 +74,7 @@ impl Gate {
         Tick(self.leased_until.load(Ordering::Acquire))
     }
 
-    /// The promise thread: the lead's interval number, and the least free space of the other
+    /// The promise thread: the members' highest interval number, and the least free space of the other
     /// in-sync members (`u64::MAX` when there are none).
     pub fn set_heard(&self, interval: u64, others_free: u64) {
         self.heard_interval.store(interval, Ordering::Relaxed);
@@ -76,6 +99,8 @@ impl Gate {
         self.checkpoint.store(facts.checkpoint, Ordering::Relaxed);
         self.free.store(facts.free_bytes, Ordering::Relaxed);
         self.total.store(facts.total_bytes, Ordering::Relaxed);
+        self.foreground_us.store(facts.foreground_us, Ordering::Relaxed);
+        self.durable.store(facts.durable, Ordering::Relaxed);
     }
 
     pub fn facts(&self) -> Facts {
@@ -84,6 +109,8 @@ impl Gate {
             checkpoint: self.checkpoint.load(Ordering::Relaxed),
             free_bytes: self.free.load(Ordering::Relaxed),
             total_bytes: self.total.load(Ordering::Relaxed),
+            foreground_us: self.foreground_us.load(Ordering::Relaxed),
+            durable: self.durable.load(Ordering::Relaxed),
         }
     }
 
@@ -97,9 +124,53 @@ impl Gate {
         self.in_sync_interval.load(Ordering::Relaxed)
     }
 
+    /// The brick's thread: how many of its own copies are marked stale.
+    pub fn set_stale_copies(&self, count: u64) {
+        self.stale_copies.store(count, Ordering::Relaxed);
+    }
+
+    pub fn stale_copies(&self) -> u64 {
+        self.stale_copies.load(Ordering::Relaxed)
+    }
+
+    /// The brick's thread: from where a heal that was cut off goes on.
+    pub fn set_resume(&self, resume: Option<Resume>) {
+        *self.resume.lock().unwrap_or_else(PoisonError::into_inner) = resume;
+    }
+
+    pub fn resume(&self) -> Option<Resume> {
+        self.resume.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The promise thread: a member's durable interval.
+    pub fn set_word(&self, brick: BrickId, durable: u64) {
+        if let Ok(mut words) = self.words.try_lock() {
+            words.insert(brick, durable);
+        }
+    }
+
+    pub fn words(&self) -> BTreeMap<BrickId, u64> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The brick took itself out of service. It stays so.
-    pub fn set_failed(&self) {
+    pub fn set_failed(&self, why: &str) {
+        *self.why_failed.lock().unwrap_or_else(PoisonError::into_inner) = why.to_owned();
         self.failed.store(true, Ordering::Release);
+    }
+
+    /// The brick's thread, each time it comes round, some times a second.
+    pub fn set_beat(&self, now: Tick) {
+        self.beat.store(now.0, Ordering::Release);
+    }
+
+    /// 0: it has not begun yet.
+    pub fn beat(&self) -> Tick {
+        Tick(self.beat.load(Ordering::Acquire))
+    }
+
+    pub fn why_failed(&self) -> String {
+        self.why_failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn failed(&self) -> bool {

@@ -7,15 +7,18 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::fop::{LeaseKey, TouchMsg, Under};
 use proto::{BrickId, Epoch, Errno, Gfid, LeaseNumber, Seq, SessionId};
+use proto_rules::heal::log::LogBook;
 use proto_rules::member::handover::HandOver;
 use proto_rules::window::{Entry, SessionWindow};
 use server_store::Store;
 
 use super::request::Stored;
+use crate::heal::job::Resume;
 use crate::lead::{touch_of, touch_to};
 
 const GRACED_KEY: &str = "graced-epoch";
 const IN_SYNC_KEY: &str = "in-sync-interval";
+const RESUME_KEY: &str = "heal-resume";
 /// Numbers shipped at most, some 50 bytes each. What is left out is below the floor: the joiner
 /// asks the lead about it.
 const NUMBERS_MAX: usize = 8_000;
@@ -50,8 +53,33 @@ pub fn in_sync(store: &Store) -> Result<u64, Errno> {
 ///
 /// # Errors
 /// The database cannot be written.
-pub fn note_in_sync(store: &mut Store, interval: u64) -> Result<(), Errno> {
-    store.meta_put(IN_SYNC_KEY, &interval.to_le_bytes(), false)
+pub fn note_in_sync(store: &mut Store, interval: u64, sync: bool) -> Result<(), Errno> {
+    store.meta_put(IN_SYNC_KEY, &interval.to_le_bytes(), sync)
+}
+
+/// How far a heal has come; `None` when none was cut off.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn resume(store: &Store) -> Result<Option<Resume>, Errno> {
+    let Some(bytes) = store.meta_get(RESUME_KEY)? else { return Ok(None) };
+    let Some((since, pending)) = bytes.split_at_checked(8) else { return Ok(None) };
+    let since = u64::from_le_bytes(since.try_into().expect("eight bytes"));
+    let pending = pending.chunks_exact(16).filter_map(Gfid::from_slice).collect();
+    Ok(Some(Resume { since, pending }))
+}
+
+/// Not synced: after a power loss it does not count.
+///
+/// # Errors
+/// The database cannot be written.
+pub fn note_resume(store: &mut Store, resume: Option<&Resume>) -> Result<(), Errno> {
+    let mut bytes = Vec::new();
+    if let Some(resume) = resume {
+        bytes.extend_from_slice(&resume.since.to_le_bytes());
+        resume.pending.iter().for_each(|gfid| bytes.extend_from_slice(&gfid.0));
+    }
+    store.meta_put(RESUME_KEY, &bytes, false)
 }
 
 /// # Errors
@@ -78,6 +106,12 @@ struct HandOverMsg {
     stale: Vec<StaleMsg>,
     #[prost(uint64, tag = "8")]
     graced: u64,
+    /// The lead's log book, as JSON: what members that are away have on disk.
+    #[prost(bytes = "bytes", tag = "9")]
+    book: Bytes,
+    /// Numbers of ended leases that the lead keeps on disk (see `raised.rs`).
+    #[prost(message, repeated, tag = "10")]
+    raised: Vec<Under>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -119,7 +153,7 @@ struct StaleMsg {
     gfid: Gfid,
 }
 
-pub fn encode(state: HandOver<Stored>) -> Bytes {
+pub fn encode(state: HandOver<Stored>, book: &LogBook, raised: Vec<Under>) -> Bytes {
     let (numbers, floor) = newest(state.numbers, state.floor);
     let window = |w: SessionWindow<Stored>| WindowMsg {
         session: w.session.0,
@@ -139,6 +173,8 @@ pub fn encode(state: HandOver<Stored>) -> Bytes {
         sessions: state.sessions.into_iter().map(|s| s.0).collect(),
         stale: state.stale.into_iter().map(stale).collect(),
         graced: state.graced.0,
+        book: serde_json::to_vec(book).unwrap_or_default().into(),
+        raised,
     };
     message.encode_to_vec().into()
 }
@@ -162,6 +198,17 @@ fn entry_to((seq, entry): (Seq, Entry<Stored>)) -> EntryMsg {
         number: entry.number,
         reply: entry.reply.map(|r| StoredMsg { answer: r.answer, errno: r.errno }),
     }
+}
+
+/// The lead's log book; without it the joiner's log keeps more.
+pub fn book(bytes: &Bytes) -> Option<LogBook> {
+    let message = HandOverMsg::decode(bytes.clone()).ok()?;
+    serde_json::from_slice(&message.book).ok()
+}
+
+/// What the lead keeps of ended leases.
+pub fn raised(bytes: &Bytes) -> Vec<Under> {
+    HandOverMsg::decode(bytes.clone()).map(|message| message.raised).unwrap_or_default()
 }
 
 /// `None`: no hand-over of this version.
@@ -218,7 +265,12 @@ mod tests {
             stale: vec![(BrickId::random(), Gfid::ROOT)],
             graced: Epoch(6),
         };
-        assert_eq!(decode(&encode(state.clone())), Some(state));
+        let mut log = LogBook::of_new_set();
+        log.on_durable(BrickId::random(), proto_rules::heal::log::Interval(9));
+        let under = Under { key: LeaseKey::Part(Gfid::ROOT).into(), number };
+        let bytes = encode(state.clone(), &log, vec![under]);
+        assert_eq!(raised(&bytes), [under]);
+        assert_eq!((decode(&bytes), book(&bytes)), (Some(state), Some(log)));
         assert_eq!(decode(&Bytes::from_static(b"\xff\xff")), None);
     }
 

@@ -11,6 +11,7 @@ use proto_rules::SetKey;
 use tokio::sync::{mpsc, oneshot};
 
 use super::io::Backend;
+use crate::heal::job::Resume;
 use crate::lead::PeerCredential;
 use crate::metrics::BrickMetrics;
 
@@ -39,6 +40,11 @@ pub enum BrickCommand {
     TakeOverLog {
         items: Vec<ChangedItem>,
         complete_since: u64,
+        answer: oneshot::Sender<bool>,
+    },
+    /// Of this peer's own heal: how far it has come.
+    NoteHeal {
+        resume: Resume,
         answer: oneshot::Sender<bool>,
     },
     /// Stop serving, make a checkpoint, close the store. The answer says whether it was clean.

@@ -1,7 +1,8 @@
 //! The number of the 10-second interval into which changes are logged.
 //!
-//! The lead counts; the others follow what they hear in its pings. It never goes back, also
-//! not over a restart: the store remembers the last one with each checkpoint.
+//! The lead counts; everybody follows the highest number heard in pings, a new lead that is
+//! behind too. It never goes back, also not over a restart: the store remembers the last one
+//! with each checkpoint.
 
 use proto_rules::Tick;
 use proto_rules::time::MS;
@@ -27,12 +28,11 @@ impl IntervalClock {
         self.current
     }
 
-    /// Time passes. `heard`: the lead's number, for whoever does not lead.
+    /// Time passes. `heard`: the highest number of any member.
     pub fn tick(&mut self, now: Tick, leads: bool, heard: u64) {
+        self.at_least(heard, now);
         if leads && now.since(self.began) >= INTERVAL {
             self.set(self.current + 1, now);
-        } else if !leads {
-            self.at_least(heard, now);
         }
     }
 
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn the_lead_counts_and_a_member_follows_but_never_back() {
         let mut lead = IntervalClock::after(41, Tick(0));
-        lead.tick(Tick(INTERVAL - 1), true, 99);
+        lead.tick(Tick(INTERVAL - 1), true, 42);
         assert_eq!(lead.current(), 42);
         lead.tick(Tick(INTERVAL), true, 0);
         assert_eq!(lead.current(), 43);
@@ -74,5 +74,7 @@ mod tests {
         assert_eq!(member.current(), 45);
         member.tick(Tick(51 * INTERVAL), true, 0);
         assert_eq!(member.current(), 46, "a new lead goes on from what it knows");
+        member.tick(Tick(51 * INTERVAL), true, 60);
+        assert_eq!(member.current(), 60, "and catches up with a member that is ahead");
     }
 }

@@ -156,7 +156,10 @@ impl Core {
             match command {
                 LeaseCommand::Grant { ask, lease, pinned, .. } => self.granted(ask, lease, pinned),
                 LeaseCommand::Refuse { ask, refusal, .. } => {
-                    let waiting = self.lead.as_mut().and_then(|l| l.waiting.remove(&ask));
+                    let waiting = self.lead.as_mut().and_then(|l| {
+                        l.asks.remove(&ask);
+                        l.waiting.remove(&ask)
+                    });
                     if let Some(pending) = waiting {
                         self.refuse(pending, refusal);
                     }
@@ -172,6 +175,9 @@ impl Core {
     }
 
     fn granted(&mut self, ask: u64, lease: Lease, pinned: bool) {
+        if self.granted_to_heal(ask, lease) {
+            return;
+        }
         let waiting = self.lead.as_mut().and_then(|l| l.waiting.remove(&ask));
         let Some(mut pending) = waiting else { return };
         if lease.mode != Mode::None {
@@ -207,9 +213,13 @@ impl Core {
     }
 
     pub fn lead_tick(&mut self, now: Tick) {
+        if !self.member.may_revoke(now) {
+            return;
+        }
         let Some(lead) = &mut self.lead else { return };
         let commands = lead.table.tick(now);
         self.lease_commands(commands);
+        self.heal_stale(now);
     }
 
     /// How long until `tick` has something to do.

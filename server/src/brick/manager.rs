@@ -29,7 +29,9 @@ use server_store::{Config, NewBrick, Store};
 use tokio::sync::{mpsc, oneshot};
 
 use super::io::Backend;
-use super::{BrickCommand, BrickHandle, BrickIdentity, Gate, Owner, Setup, now, spawn};
+use super::{
+    BrickCommand, BrickHandle, BrickIdentity, Gate, OLDEST_DISK_REQUEST, Owner, Setup, now, spawn,
+};
 use crate::heal::{self, driver::Heal};
 use crate::lead::PeerCredential;
 use crate::listener::{Door, Doorman, proof};
@@ -43,6 +45,8 @@ use crate::promise::{Board, Reports};
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A leave that no majority takes does not hold up the end of the daemon.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the bricks' threads are looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// One round of pings, and some slack.
 const FAREWELL: Duration = Duration::from_millis(400);
 /// Reports to the pool's leader that wait to be sent. Each comes again.
@@ -78,7 +82,7 @@ impl Manager {
         let runtime = tokio::runtime::Handle::current();
         let (lacking, reports) = mpsc::channel(REPORTS_MAX);
         runtime.spawn(send_reports(pool.clone(), reports));
-        Arc::new_cyclic(|me: &Weak<Manager>| {
+        let manager = Arc::new_cyclic(|me: &Weak<Manager>| {
             let from_board = FromBoard { lacking, manager: me.clone() };
             Self {
                 board: Arc::new(Board::new(pool.id(), Arc::new(from_board))),
@@ -91,7 +95,9 @@ impl Manager {
                 runtime,
                 me: me.clone(),
             }
-        })
+        });
+        manager.runtime.spawn(watch_threads(manager.me.clone()));
+        manager
     }
 
     /// The promises of this peer's bricks, for the promise thread and the heal.
@@ -115,6 +121,11 @@ impl Manager {
         proof::make(&secret, self.pool.id(), brick, session).ok()
     }
 
+    /// Present from a failure of the brick's disk to its next start.
+    fn failed_mark(&self, brick: BrickId) -> PathBuf {
+        self.pool.config().state_dir.join("failed").join(brick.to_string())
+    }
+
     fn turn(&self, brick: BrickId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().expect("no panic under this lock");
         turns.entry(brick).or_default().clone()
@@ -136,8 +147,11 @@ impl Manager {
         };
         let (path, brick) = (PathBuf::from(&spec.path), spec.brick);
         let (tell, told) = oneshot::channel();
+        let mark = self.failed_mark(brick);
+        let distrusted = mark.exists();
         let open = move || {
-            let store = Store::open(&path, brick, Config::default()).map_err(|e| e.to_string())?;
+            let config = Config { distrusted, ..Config::default() };
+            let store = Store::open(&path, brick, config).map_err(|e| e.to_string())?;
             let opened = store.opened();
             // Nobody listens any more when the start was given up.
             let _ = tell.send((opened.clean, !opened.suspect(), store.epoch()));
@@ -156,6 +170,11 @@ impl Manager {
             map: Some(map.clone()),
         };
         let handle = spawn(setup, open).await?;
+        if distrusted {
+            // The brick itself has it on stable storage now that everything is to be compared.
+            tracing::warn!(brick = %spec.brick, "its disk had failed: everything is compared");
+            std::fs::remove_file(&mark).map_err(|e| format!("{}: {e}", mark.display()))?;
+        }
         let (clean, memory_intact, durable) =
             told.await.map_err(|_| "the store said nothing".to_owned())?;
         self.board.brick_up(set, spec.brick, identity.incarnation, clean, gate);
@@ -167,7 +186,7 @@ impl Manager {
             memory_intact: memory_intact || clean,
             durable,
         };
-        let heal = Heal::new(spec.brick);
+        let heal = Heal::new(handle.clone(), maps.clone());
         let healing = heal::driver::supervise(
             manager.clone(),
             self.pool.clone(),
@@ -219,6 +238,16 @@ impl Manager {
     }
 }
 
+fn note_failed(mark: &std::path::Path, reason: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let folder = mark.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
+    std::fs::create_dir_all(folder)?;
+    let mut file = std::fs::File::create(mark)?;
+    writeln!(file, "{reason}")?;
+    file.sync_all()?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
 fn fresh_number() -> Result<u64, String> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|e| format!("random numbers: {e}"))?;
@@ -254,6 +283,26 @@ async fn follow(
                     manager.pool.report(Report::BrickUp { set, report: report.clone() }).await;
                 }
             }
+        }
+    }
+}
+
+/// A system call that its disk never ends holds a brick's whole thread, its own watch too, while
+/// the promises go on: somebody else has to say that it is dead.
+async fn watch_threads(manager: Weak<Manager>) {
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let Some(manager) = manager.upgrade() else { return };
+        for handle in manager.handles() {
+            let (gate, now) = (&handle.gate, now());
+            let beat = gate.beat();
+            if gate.failed() || beat == Tick::ZERO || now.since(beat) < OLDEST_DISK_REQUEST {
+                continue;
+            }
+            let reason = "its disk has held a request for 10 s";
+            tracing::error!(brick = %handle.identity.brick, reason, "the brick leaves its set");
+            gate.set_failed(reason);
+            manager.failed(handle.identity, Epoch::NONE, reason);
         }
     }
 }
@@ -343,7 +392,11 @@ impl Bricks for Manager {
                     incarnation: r.handle.identity.incarnation.0,
                     free_bytes: facts.free_bytes,
                     total_bytes: facts.total_bytes,
-                    error: if failed { "out of service".into() } else { String::new() },
+                    error: if failed {
+                        format!("out of service: {}", r.handle.gate.why_failed())
+                    } else {
+                        String::new()
+                    },
                 }
             })
             .collect()
@@ -418,7 +471,17 @@ impl Owner for Manager {
         let Some(manager) = self.me.upgrade() else { return };
         let reason = reason.to_owned();
         self.board.brick_down(identity.set, identity.brick);
-        self.runtime.spawn(async move { manager.leave(identity, &reason).await });
+        let mark = self.failed_mark(identity.brick);
+        self.runtime.spawn(async move {
+            // Its own disk can hold no note. Without this one, a restart after the file system
+            // was mounted anew would take the brick's files for what was acknowledged.
+            let (text, marked) = (reason.clone(), mark.clone());
+            let noted = tokio::task::spawn_blocking(move || note_failed(&marked, &text)).await;
+            if !matches!(noted, Ok(Ok(()))) {
+                tracing::error!(?mark, "that the brick failed cannot be noted");
+            }
+            manager.leave(identity, &reason).await;
+        });
     }
 
     fn withdraw_join(&self, identity: BrickIdentity, epoch: Epoch) {

@@ -25,6 +25,7 @@ mod connection;
 mod core;
 mod directory;
 mod execute;
+mod foreground;
 mod gate;
 mod handover;
 mod inbound;
@@ -35,13 +36,17 @@ mod lead_ops;
 pub mod manager;
 mod outbox;
 mod peer_ops;
+mod raised;
 mod request;
 mod thread;
+mod trim;
 
 pub use clock::{now, wall_ns};
-pub use core::{Brick, Core};
+pub use core::{Brick, Core, OLDEST_DISK_REQUEST};
 pub use gate::{Facts, Gate};
 pub use inbox::{BrickCommand, BrickHandle, BrickIdentity, Newcomer, Owner, Setup};
+pub use io::blocking;
+pub use peer_ops::mark_of;
 pub use request::{Outcome, Pending};
 pub use thread::spawn;
 

@@ -4,21 +4,23 @@
 //! Who may do what: the members of the epoch to each other; and whatever this peer's own heal
 //! does to a brick that is not in-sync.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proto::fop::{
     Answer, BlockSums, Call, Changed, ClearWindows, Done, Fop, HandOver, MarkStale, PauseForJoin,
-    Return, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
+    Return, SettledSeq, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
 };
-use proto::{BrickId, Epoch, Errno, Failure, Refusal, Seq, SessionId};
+use proto::{BrickId, Epoch, Errno, Failure, Gfid, Refusal, Seq, SessionId};
 use proto_rules::time::MS;
 
 use super::clock::now;
 use super::core::{Brick, Core};
 use super::handover;
 use super::io::blocking;
+use super::raised;
 use super::request::{Outcome, Pending};
 use crate::lead::touch_to;
 
@@ -27,6 +29,10 @@ const QUIET_LOOK: Duration = Duration::from_millis(1);
 /// How long a lead tries to have a stale copy noted by everybody before the client asks again.
 const MARKING_TRIES: u32 = 60;
 const MARKING_PAUSE: Duration = Duration::from_millis(50);
+/// Writers are slowed by at most this, whatever a joiner asks for.
+const SLOW_MAX: Duration = Duration::from_millis(64);
+/// And no longer than this by one word: a joiner that is gone does not keep them slow.
+const SLOW_FOR: u64 = 3000 * MS;
 
 fn done() -> Outcome {
     Outcome::Done(Answer::Done(Done {}).into())
@@ -164,6 +170,10 @@ impl Core {
         for Under { key, number } in &ask.raise {
             self.member.numbers.raise((*key).into(), *number);
         }
+        if !ask.raise.is_empty() {
+            // Without it a restart of all members could not tell them from leases to reclaim.
+            raised::note(&mut self.store, &ask.raise)?;
+        }
         let session = (ask.session != 0).then_some(SessionId(ask.session));
         let gfid = (!ask.gfid.is_nil()).then_some(ask.gfid);
         if let (Some(session), None) = (session, gfid) {
@@ -172,14 +182,24 @@ impl Core {
         if self.member.windows.running(session, gfid) {
             return Err(Refusal::Busy.into());
         }
+        let answered: BTreeMap<_, _> =
+            self.member.windows.replies(session, |r| r.errno as u64).into_iter().collect();
         let entries = self.member.windows.unsettled(session, gfid).into_iter().map(|u| {
             let touches = u.touches.iter().map(touch_to).collect();
-            UnsettledEntry { session: u.session.0, seq: u.seq.0, touches }
+            let answered = answered.get(&(u.session, u.seq)).map(|errno| *errno as i32);
+            UnsettledEntry { session: u.session.0, seq: u.seq.0, touches, answered }
         });
+        // Only a new lead asks for everything; one that leads on has them.
+        let everything = session.is_none() && gfid.is_none();
+        let stale = self.member.stale.iter().filter(|_| everything);
+        let stale = stale.map(|(brick, gfid)| mark_of(brick, gfid, false)).collect();
+        let marks = self.member.windows.marks().into_iter();
         Ok(UnsettledList {
+            marks: marks.map(|(s, mark)| SettledSeq { session: s.0, seq: mark.0 }).collect(),
             entries: entries.collect(),
             sessions: self.client_sessions().map(|s| s.0).collect(),
             graced: self.member.graced().0,
+            stale,
         })
     }
 
@@ -202,12 +222,13 @@ impl Core {
         }
         if Epoch(note.graced) > self.member.graced() {
             handover::note_graced(&mut self.store, Epoch(note.graced))?;
+            raised::forget_before(&mut self.store, Epoch(note.graced))?;
             self.member.note_graced(Epoch(note.graced));
         }
         Ok(())
     }
 
-    fn mark_stale_here(&mut self, mark: &MarkStale) -> Result<(), Errno> {
+    pub fn mark_stale_here(&mut self, mark: &MarkStale) -> Result<(), Errno> {
         let brick = BrickId::from_bytes(mark.brick.0);
         self.store.mark_stale(mark.gfid, brick, mark.clear)?;
         if mark.clear {
@@ -229,6 +250,10 @@ impl Core {
         if !known || mark.clear {
             return self.fail(pending, Errno::EINVAL);
         }
+        if !self.member.begin_marking(&[(brick, mark.gfid)]) {
+            // In a joiner's pause, or what is marked now is healed first.
+            return self.refuse(pending, Refusal::Busy);
+        }
         if self.mark_stale_here(&mark).is_err() {
             return self.own_error(pending, "a stale mark cannot be written");
         }
@@ -241,13 +266,22 @@ impl Core {
                 while member.call(epoch, mark.into()).await.is_err() {
                     tries += 1;
                     if tries > MARKING_TRIES || !here.core.borrow().leads_in(epoch) {
+                        here.core.borrow_mut().end_marking(epoch);
                         return here.core.borrow_mut().refuse(pending, Refusal::Busy);
                     }
                     tokio::time::sleep(MARKING_PAUSE).await;
                 }
             }
+            here.core.borrow_mut().end_marking(epoch);
             here.core.borrow_mut().answer(pending, done());
         });
+    }
+
+    /// A round of marking is over. A new epoch has ended it already.
+    pub fn end_marking(&mut self, epoch: Epoch) {
+        if self.epoch() == epoch {
+            self.member.end_marking();
+        }
     }
 
     fn vouch(&mut self, pending: Pending, ask: &Vouch) {
@@ -266,10 +300,25 @@ impl Core {
     /// A joiner's final pause: changes are held, and what it needs is shipped once the last
     /// one under way is done.
     fn pause_for_join(&mut self, mut pending: Pending, pause: PauseForJoin) {
+        if pause.slow_us > 0 {
+            let leads = self.member.is_lead() && pause.epoch == self.epoch().0;
+            if leads {
+                let delay = Duration::from_micros(pause.slow_us.into()).min(SLOW_MAX);
+                self.slow = Some((delay, now().after(SLOW_FOR)));
+            }
+            return self.answer(pending, done_handover());
+        }
         if pause.pause_ms == 0 {
             self.answer(pending, done_handover());
             let commands = self.member.resume();
             return self.member_commands(commands);
+        }
+        // A stale copy is no source: the joiner would take it over. Nor is a lead that is making
+        // the members equal: the joiner would not be among them.
+        let stale = self.member.stale.iter().any(|(brick, _)| brick == self.setup.identity.brick);
+        let settling = self.lead.as_ref().is_none_or(|lead| lead.table.settling());
+        if stale || settling {
+            return self.refuse(pending, Refusal::Busy);
         }
         let length = u64::from(pause.pause_ms) * MS;
         if !self.member.pause(now(), Epoch(pause.epoch), length) {
@@ -299,13 +348,33 @@ impl Core {
         let Some(state) = handover::decode(bytes) else {
             return self.fail(pending, Errno::EINVAL);
         };
+        if let Some(book) = handover::book(bytes) {
+            self.trim.book.take_over(&book);
+        }
         self.interval.at_least(from.current_interval, now());
-        let graced = handover::note_graced(&mut self.store, state.graced);
+        let graced = handover::note_graced(&mut self.store, state.graced)
+            .and_then(|()| raised::note(&mut self.store, &handover::raised(bytes)));
         self.member.take_over(state);
-        match graced {
+        let noted = graced.and_then(|()| self.store_stale_marks());
+        match noted {
             Ok(()) => self.answer(pending, done()),
             Err(_) => self.own_error(pending, "a note cannot be written"),
         }
+    }
+
+    /// The marks on disk become those in memory: the lead's, none of this brick's own copies,
+    /// which are healed.
+    fn store_stale_marks(&mut self) -> Result<(), Errno> {
+        let right: std::collections::BTreeSet<_> =
+            self.member.stale.iter().map(|(brick, gfid)| (gfid, brick)).collect();
+        let known: std::collections::BTreeSet<_> = self.store.stale_marks().into_iter().collect();
+        for (gfid, brick) in known.difference(&right) {
+            self.store.mark_stale(*gfid, *brick, true)?;
+        }
+        for (gfid, brick) in right.difference(&known) {
+            self.store.mark_stale(*gfid, *brick, false)?;
+        }
+        Ok(())
     }
 
     /// The join to which this brick agreed has ended by the joiner's word.
@@ -319,7 +388,11 @@ impl Brick {
     fn ship(self: Rc<Self>, pending: Pending) {
         let mut core = self.core.borrow_mut();
         let sessions: Vec<SessionId> = core.client_sessions().collect();
-        let (rules, payload) = handover::placed(handover::encode(core.member.hand_over(sessions)));
+        let Ok(raised) = raised::known(&core.store) else {
+            return core.own_error(pending, "its database cannot be read");
+        };
+        let state = core.member.hand_over(sessions);
+        let (rules, payload) = handover::placed(handover::encode(state, &core.trim.book, raised));
         let state = HandOver { rules, current_interval: core.interval.current() };
         let shipped = Return { answer: Answer::HandOver(state), payload, grants: Vec::new() };
         core.answer(pending, Outcome::Done(shipped));
@@ -329,4 +402,9 @@ impl Brick {
 fn done_handover() -> Outcome {
     let state = HandOver { rules: Bytes::new(), current_interval: 0 };
     Outcome::Done(Answer::HandOver(state).into())
+}
+
+/// A stale mark as it is told to a member.
+pub fn mark_of(brick: BrickId, gfid: Gfid, clear: bool) -> MarkStale {
+    MarkStale { gfid, brick: Gfid(*brick.as_bytes()), clear }
 }

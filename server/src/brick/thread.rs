@@ -141,6 +141,10 @@ async fn serve<I: BrickIo>(
                     // A heal that is gone asks again.
                     let _ = answer.send(taken);
                 }
+                Some(BrickCommand::NoteHeal { resume, answer }) => {
+                    let noted = brick.core.borrow_mut().note_resume(Some(resume));
+                    let _ = answer.send(noted.is_ok());
+                }
                 Some(BrickCommand::Stop(answer)) => return Some(answer),
                 None => return None,
             },
@@ -164,12 +168,14 @@ fn start_checkpoint(brick: &Rc<Brick>) {
         return;
     }
     let (handle, interval) = (core.store.checkpoint_handle(), core.interval.current());
+    let in_sync = core.setup.gate.in_sync_interval();
     core.spawn(|brick| async move {
         let done = blocking(move || handle.run(interval)).await;
         let mut core = brick.core.borrow_mut();
         core.checkpointing = false;
-        if let Err(errno) = done {
-            core.leave(&format!("a checkpoint failed: {errno:?}"));
+        match done {
+            Ok(()) => core.checkpointed(in_sync),
+            Err(errno) => core.leave(&format!("a checkpoint failed: {errno:?}")),
         }
         core.refresh_facts();
     });
@@ -179,7 +185,7 @@ fn start_checkpoint(brick: &Rc<Brick>) {
 async fn say_goodbye(brick: &Rc<Brick>) {
     {
         let mut core = brick.core.borrow_mut();
-        core.setup.gate.set_failed();
+        core.setup.gate.set_failed("stopped");
         core.lose_lead();
         for (conn, _) in core.conns.values() {
             conn.push(Header::new(FrameKind::Goodbye), &(), Bytes::new());

@@ -50,7 +50,8 @@ pub fn diff(source: &[DirEntry], sink: &[DirEntry]) -> Diff {
 /// # Errors
 /// Either brick failed.
 pub async fn clear(from: &dyn Side, to: &dyn Side, dir: Gfid) -> Result<Diff, HealError> {
-    let (theirs, ours) = futures_util::try_join!(side::names(from, dir), side::names(to, dir))?;
+    let (theirs, ours) =
+        futures_util::try_join!(side::names(from, dir), side::names_of_sink(to, dir))?;
     let diff = diff(&theirs, &ours);
     for entry in &diff.remove {
         side::remove_name(to, dir, entry.name.clone()).await?;

@@ -1,22 +1,21 @@
 //! Brings one brick of this peer back whenever the map says that it is syncing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use client::transport::{BrickClient, Connector, Counters, Identity, Proof, Pushes, Target};
 use proto::fop::{Call, ChangedItem, Recall};
 use proto::map::{MemberState, VolumeMap};
-use proto::{BrickId, Epoch, Errno, Failure, Refusal, SessionId};
+use proto::{BrickId, Epoch, Errno, Failure, Incarnation, Refusal, SessionId, SetId};
 use proto_grpc::peer::HealRun;
 use proto_rules::set::SetEntry;
 use tokio::sync::{oneshot, watch};
 
-use super::job::{self, Base, Surroundings};
+use super::job::{self, Resume, Surroundings};
 use super::progress::Progress;
 use super::side::{Answered, HealError, Side, Waits};
 use crate::brick::manager::Manager;
-use crate::brick::{BrickCommand, BrickHandle};
+use crate::brick::{BrickCommand, BrickHandle, Facts, now};
 use crate::pool::Pool;
 use crate::promise::Board;
 
@@ -27,50 +26,71 @@ const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// How long one operation is tried again while its brick refuses for a passing reason.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 const CALL_AGAIN: Duration = Duration::from_millis(20);
-/// The map with the committed join reaches us within a round trip; then the members serve.
-const JOINED_TIMEOUT: Duration = Duration::from_secs(3);
-/// Intervals asked for beyond the last one in-sync. Members hear the lead's number in pings: one
-/// that serves is at most a promise's time (1.5 s) behind, in which joiners close at most one
-/// interval each 250 ms.
-const INTERVALS_BACK: u64 = 8;
 
 /// The heal of one brick: the task that follows its map, and what it tells.
 pub struct Heal {
-    pub brick: BrickId,
+    handle: BrickHandle,
+    maps: watch::Receiver<Arc<VolumeMap>>,
     progress: Mutex<Arc<Progress>>,
     /// Why the last attempt ended; empty when none failed.
     trouble: Mutex<String>,
-    syncing: AtomicU64,
 }
 
 impl Heal {
-    pub fn new(brick: BrickId) -> Arc<Heal> {
-        let (progress, trouble) = (Mutex::default(), Mutex::default());
-        Arc::new(Heal { brick, progress, trouble, syncing: AtomicU64::new(0) })
+    pub fn new(handle: BrickHandle, maps: watch::Receiver<Arc<VolumeMap>>) -> Arc<Heal> {
+        Arc::new(Heal { handle, maps, progress: Mutex::default(), trouble: Mutex::default() })
     }
 
     /// For `volume heal info`; from memory, at once.
     pub fn status(&self) -> HealRun {
         let progress = lock(&self.progress).clone();
+        let brick_id = self.handle.identity.brick.as_bytes().to_vec().into();
+        let stale = self.handle.gate.stale_copies();
+        let Some(waits_for) = self.waits_for() else {
+            let oldest = match stale {
+                0 => String::new(),
+                n => format!("{n} copies differ from the others' and are healed one by one"),
+            };
+            let run = HealRun { brick_id, pending: stale, oldest, ..HealRun::default() };
+            return HealRun { done_bytes: progress.snapshot().bytes, ..run };
+        };
         let shown = progress.snapshot();
-        let syncing = self.syncing.load(Ordering::Relaxed) != 0;
         let trouble = lock(&self.trouble).clone();
-        let oldest = match (shown.oldest, trouble.is_empty(), syncing) {
-            (_, _, false) => String::new(),
-            (Some(oldest), _, _) => oldest,
-            (None, false, _) => trouble,
-            (None, true, _) => shown.phase.to_owned(),
+        let oldest = match (shown.oldest, trouble.is_empty()) {
+            (Some(oldest), _) => oldest,
+            (None, false) => trouble,
+            (None, true) if shown.phase.is_empty() => waits_for,
+            (None, true) => format!("{waits_for}: {}", shown.phase),
         };
         HealRun {
-            brick_id: self.brick.as_bytes().to_vec().into(),
+            brick_id,
             // The brick itself is pending until it is in-sync, whatever is left of the list.
-            pending: if syncing { shown.pending.max(1) } else { 0 },
-            bytes: 0,
+            pending: shown.pending.max(1),
+            bytes: shown.pending_bytes,
             done_bytes: shown.bytes,
-            rate: if syncing { shown.rate as u64 } else { 0 },
-            eta_s: shown.eta_s.filter(|_| syncing),
+            rate: shown.rate as u64,
+            eta_s: shown.eta_s,
             oldest,
         }
+    }
+
+    /// Why the brick does not serve; `None`: it does. By its own promises, for the map that this
+    /// peer has may be an old one: after a restart, or after a pause.
+    fn waits_for(&self) -> Option<String> {
+        let map = self.maps.borrow().clone();
+        let me = self.handle.identity;
+        let member = map.set(me.set.set).and_then(|s| s.member(me.brick))?;
+        if !map.started {
+            return None;
+        }
+        let why = match (member.state, member.incarnation == me.incarnation) {
+            _ if self.handle.gate.failed() => "the brick took itself out of service",
+            (MemberState::InSync, true) if now() < self.handle.gate.serve_until() => return None,
+            (MemberState::InSync, true) => "the brick lacks the other members' promises",
+            (MemberState::Syncing, true) => "the brick catches up",
+            _ => "the brick has started and is not named yet",
+        };
+        Some(why.to_owned())
     }
 }
 
@@ -97,29 +117,29 @@ pub async fn supervise(
     let mut maps = maps;
     let mut again = AGAIN_FIRST;
     loop {
-        while world.lead().is_none() {
-            heal.syncing.store(0, Ordering::Relaxed);
+        while !world.catches_up() {
             again = AGAIN_FIRST;
             if maps.changed().await.is_err() {
                 return;
             }
         }
-        heal.syncing.store(1, Ordering::Relaxed);
         let progress = Arc::new(Progress::default());
+        progress.expect_bytes(world.more_at_the_lead());
         *lock(&heal.progress) = progress.clone();
         let start = Instant::now();
-        match job::attempt(&world, &progress).await {
+        match job::attempt(&world, maps.clone(), &progress).await {
             Ok(lead) => {
                 lock(&heal.trouble).clear();
+                progress.phase("", 0);
                 let shown = progress.snapshot();
                 tracing::info!(
-                    brick = %heal.brick, %lead, inodes = shown.healed, bytes = shown.bytes,
+                    brick = %world.handle.identity.brick, %lead, inodes = shown.healed, bytes = shown.bytes,
                     took = ?start.elapsed(), "healed and in-sync"
                 );
             }
             Err(error) => {
                 *lock(&heal.trouble) = error.to_string();
-                tracing::warn!(brick = %heal.brick, %error, "heal will be tried again");
+                tracing::warn!(brick = %world.handle.identity.brick, %error, "heal will be tried again");
                 tokio::time::sleep(again).await;
                 again = (again * 2).min(AGAIN_MAX);
             }
@@ -163,39 +183,48 @@ impl World {
         Arc::new(Remote { client: self.connect(brick), maps: self.maps.clone(), set })
     }
 
-    async fn joined(&self, epoch: Epoch) -> Result<(), HealError> {
-        let mut maps = self.maps.clone();
-        let me = self.handle.identity;
-        let wait = maps.wait_for(|map| {
-            let set = map.set(me.set.set).filter(|s| s.epoch >= epoch);
-            set.and_then(|s| s.member(me.brick))
-                .is_some_and(|m| m.state == MemberState::InSync && m.incarnation == me.incarnation)
-        });
-        match tokio::time::timeout(JOINED_TIMEOUT, wait).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(HealError::Control("the committed join does not show in the map".into())),
-        }
+    /// The map has a lead to copy from, and names this incarnation as catching up.
+    fn catches_up(&self) -> bool {
+        job::syncing(self, &self.map()).is_some_and(|set| set.lead.is_some())
+    }
+
+    /// By how much the lead's disk holds more than this brick's.
+    fn more_at_the_lead(&self) -> u64 {
+        let set = self.handle.identity.set;
+        let lead = self.map().set(set.set).and_then(|s| s.lead);
+        let facts = lead.and_then(|lead| self.board.heard(set, lead));
+        let used = |f: Facts| f.total_bytes.saturating_sub(f.free_bytes);
+        facts.map_or(0, used).saturating_sub(used(self.handle.gate.facts()))
     }
 }
 
 impl Surroundings for World {
-    fn lead(&self) -> Option<(BrickId, Epoch)> {
-        if self.handle.gate.failed() {
-            return None;
-        }
-        let map = self.map();
+    fn me(&self) -> (SetId, BrickId, Incarnation) {
         let me = self.handle.identity;
-        let set = map.set(me.set.set).filter(|_| map.started)?;
-        let member = set.member(me.brick)?;
-        let syncing = member.state == MemberState::Syncing && member.incarnation == me.incarnation;
-        set.lead.filter(|_| syncing).map(|lead| (lead, set.epoch))
+        (me.set.set, me.brick, me.incarnation)
     }
 
-    fn base(&self) -> Base {
-        match self.handle.gate.in_sync_interval() {
-            0 => Base::Everything,
-            last => Base::Since(last.saturating_sub(INTERVALS_BACK)),
-        }
+    fn failed(&self) -> bool {
+        self.handle.gate.failed()
+    }
+
+    fn base(&self) -> Option<Resume> {
+        let in_sync = match self.handle.gate.in_sync_interval() {
+            0 => None,
+            since => Some(Resume { since, pending: Vec::new() }),
+        };
+        self.handle.gate.resume().or(in_sync)
+    }
+
+    fn note(&self, resume: Resume) -> Waits<'_, ()> {
+        Box::pin(async move {
+            let (answer, noted) = oneshot::channel();
+            let command = BrickCommand::NoteHeal { resume, answer };
+            let sent = self.handle.inbox.send(command).await.is_ok();
+            let done = sent && noted.await.unwrap_or(false);
+            done.then_some(())
+                .ok_or_else(|| HealError::Control("our database takes no note".into()))
+        })
     }
 
     fn side_of(&self, brick: BrickId) -> Arc<dyn Side> {
@@ -216,23 +245,39 @@ impl Surroundings for World {
         })
     }
 
-    fn join(&self, epoch: Epoch) -> Waits<'_, ()> {
+    fn offer(&self, epoch: Epoch) -> bool {
+        let me = self.handle.identity;
+        self.board.offer_join(me.set, me.brick, epoch)
+    }
+
+    fn agree(&self, member: BrickId, epoch: Epoch) -> Waits<'_, ()> {
         Box::pin(async move {
             let me = self.handle.identity;
-            if !self.board.offer_join(me.set, me.brick, epoch) {
-                return Err(HealError::Control("the set is in another epoch".into()));
-            }
-            let joined = self.pool.propose_join(me.set, epoch, me.brick, me.incarnation).await;
-            self.joined(joined.map_err(HealError::Control)?).await
+            let joiner = (me.brick, me.incarnation);
+            let asked = self.pool.ask_to_join(me.set, epoch, member, joiner);
+            asked.await.map_err(HealError::Control)
         })
     }
 
-    fn bump(&self, epoch: Epoch) -> Waits<'_, ()> {
+    fn propose(&self, epoch: Epoch) -> Waits<'_, ()> {
+        Box::pin(async move {
+            let me = self.handle.identity;
+            let proposed = self.pool.propose_join(me.set, epoch, me.brick, me.incarnation);
+            proposed.await.map_err(HealError::Control)
+        })
+    }
+
+    fn withdraw(&self, epoch: Epoch) -> Waits<'_, ()> {
         Box::pin(async move {
             let entry = SetEntry::Bump { epoch };
             let proposed = self.pool.propose_one(self.handle.identity.set, entry).await;
             proposed.map(|_| ()).map_err(|e| HealError::Control(e.to_string()))
         })
+    }
+
+    fn foreground_us(&self, lead: BrickId) -> u64 {
+        let facts = self.board.heard(self.handle.identity.set, lead);
+        facts.map_or(0, |f| f.foreground_us)
     }
 }
 

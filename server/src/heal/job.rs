@@ -1,4 +1,5 @@
-//! The joiner's way back: rounds until little is left, then a short pause and the join.
+//! Carries out what the rules' joiner says: rounds until little is left, a checkpoint, then a
+//! short pause and the join.
 //!
 //! ```text
 //! list ── rounds ──(little left)── checkpoint ── pause ── last list ── take over ── agree
@@ -8,187 +9,475 @@
 //!
 //! Each listing closes the lead's change-log interval, so that the next list holds only what
 //! changed since, however busy the writers are. While the lead pauses, every change waits for
-//! its answer, so nothing can be acknowledged that the last list misses.
+//! its answer, so nothing can be acknowledged that the last list misses. What happens when, and
+//! what after a failure, is `proto_rules::heal::joiner`'s; here is only how.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use proto::fop::{
-    Answer, Call, ChangedItem, ChangedList, Checkpoint, PauseForJoin, SweepParked, TakeOver,
-};
-use proto::{BrickId, Epoch, Gfid};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use proto::fop::{Answer, Call, ChangedItem, ChangedList, Checkpoint, HandOver, PauseForJoin};
+use proto::map::{MemberState, SetMap, VolumeMap};
+use proto::{BrickId, Epoch, Failure, Gfid, Incarnation, SetId};
+use proto_rules::heal::joiner::{JoinCommand, Joiner};
+use proto_rules::heal::log::Interval;
+use proto_rules::time::JOIN_PAUSE;
+use tokio::sync::watch;
 
-use super::inode::Data;
+use super::list::{self, Listing};
+use super::pace::Pace;
 use super::progress::Progress;
-use super::round::{self, Item, Round};
-use super::side::{self, HealError, Side};
+use super::rest::{self, Rest};
+use super::round::{Item, Round};
+use super::side::{self, HealError, Side, Waits};
+use crate::brick::now;
 
 /// Longest time for which the lead is asked to hold changes back.
-pub const PAUSE_MS_MAX: u32 = 500;
-/// A list this short is left to the pause: 200 inodes of small changes take well under it.
-const LITTLE_ITEMS: usize = 200;
-/// ... unless it names this much data (1 MiB extents).
-const LITTLE_EXTENTS: usize = 32;
-/// A writer as fast as the copier keeps the list long for ever; after this many rounds the
-/// pause is tried all the same (and withdrawn if it does not fit).
-const ROUNDS_MAX: u32 = 30;
+pub const PAUSE_MS_MAX: u32 = (JOIN_PAUSE / 1_000_000) as u32;
+/// Intervals asked for beyond the last one in-sync. Members hear the highest number in pings:
+/// one that serves is at most a promise's time (1.5 s) behind, in which joiners close at most
+/// one interval each 250 ms.
+pub const INTERVALS_BACK: u64 = 8;
+/// How often the rules see time pass.
+const TICK: Duration = Duration::from_millis(25);
 
-/// From when on the lead is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base {
-    /// The joiner's own last interval in-sync, less one.
-    Since(u64),
-    /// Nothing is known: compare everything.
-    Everything,
+/// From where a heal goes on. Nothing of it is needed for the truth: an older one only makes
+/// the heal compare more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Everything but `pending` is equal to what a lead had in this interval.
+    pub since: u64,
+    /// Inodes that are still to be compared, with all below them.
+    pub pending: Vec<Gfid>,
 }
 
 /// What the job needs of its surroundings. All of it is about one brick of this peer.
 pub trait Surroundings: Send + Sync {
-    /// The lead to copy from, in which epoch. `None`: there is none, or we are not syncing.
-    fn lead(&self) -> Option<(BrickId, Epoch)>;
-    fn base(&self) -> Base;
+    fn me(&self) -> (SetId, BrickId, Incarnation);
+    /// The brick took itself out of service.
+    fn failed(&self) -> bool;
+    /// `None`: nothing is known, compare everything.
+    fn base(&self) -> Option<Resume>;
+    fn note(&self, resume: Resume) -> Waits<'_, ()>;
     fn side_of(&self, brick: BrickId) -> Arc<dyn Side>;
     fn own_side(&self) -> Arc<dyn Side>;
     /// Our change log answers for what `items` name, as the lead's did since `complete_since`.
-    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: u64) -> side::Waits<'_, ()>;
-    /// Gets every in-sync member's agreement, proposes the join, waits until it is committed.
-    fn join(&self, epoch: Epoch) -> side::Waits<'_, ()>;
-    /// Ends the agreement by an epoch without us.
-    fn bump(&self, epoch: Epoch) -> side::Waits<'_, ()>;
+    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: u64) -> Waits<'_, ()>;
+    /// Promises the members of `epoch` to stay in it. False: it has ended.
+    fn offer(&self, epoch: Epoch) -> bool;
+    /// Asks one member to agree to the join.
+    fn agree(&self, member: BrickId, epoch: Epoch) -> Waits<'_, ()>;
+    fn propose(&self, epoch: Epoch) -> Waits<'_, ()>;
+    /// Ends the agreement, by an epoch without us.
+    fn withdraw(&self, epoch: Epoch) -> Waits<'_, ()>;
+    /// How long the lead's clients wait for an answer, in µs; 0: it has none, or it is unknown.
+    fn foreground_us(&self, lead: BrickId) -> u64;
+}
+
+pub type Maps = watch::Receiver<Arc<VolumeMap>>;
+
+/// The set, if this incarnation of the brick is catching up in it.
+pub fn syncing(world: &dyn Surroundings, map: &VolumeMap) -> Option<SetMap> {
+    let (set, brick, incarnation) = world.me();
+    let set = map.set(set).filter(|_| map.started && !world.failed())?;
+    let member = set.member(brick)?;
+    let syncing = member.state == MemberState::Syncing && member.incarnation == incarnation;
+    syncing.then(|| set.clone())
 }
 
 /// One attempt, from the first list to the committed join.
 ///
 /// # Errors
-/// Whatever stopped it. Nothing copied is lost; the next attempt starts from the same base.
+/// Whatever stopped it. Nothing copied is lost.
 pub async fn attempt(
     world: &dyn Surroundings,
+    mut maps: Maps,
     progress: &Arc<Progress>,
 ) -> Result<BrickId, HealError> {
-    let control = |what: &str| HealError::Control(what.to_owned());
-    let (lead, _) = world.lead().ok_or_else(|| control("no lead to copy from"))?;
-    let (from, to) = (world.side_of(lead), world.own_side());
-    let round = Round::new(from.clone(), to.clone(), progress.clone());
-    let since = catch_up(world, &round, progress, lead).await?;
-    progress.phase("checkpoint", 0);
-    let log = lead_log(&*from).await?;
-    checkpoint(&*to).await?;
-    progress.phase("joining", 0);
-    let (now, epoch) = world.lead().ok_or_else(|| control("no lead to join"))?;
-    if now != lead {
-        return Err(control("the lead changed"));
-    }
-    if let Err(error) = final_pause(world, &round, epoch, since, log).await {
-        // Nobody was asked to agree yet: the lead may go on at once. If this is lost, it ends
-        // the pause itself, by a new epoch.
-        let off = PauseForJoin { epoch: epoch.0, pause_ms: 0 };
-        let _ = from.call(Call::new(off)).await;
-        return Err(error);
-    }
-    match world.join(epoch).await {
-        Ok(()) => Ok(lead),
-        Err(error) => {
-            world.bump(epoch).await?;
-            Err(error)
-        }
-    }
-}
-
-/// Everything that the lead's log holds: a member that is away may ask us one day.
-async fn lead_log(from: &dyn Side) -> Result<ChangedList, HealError> {
-    let complete_since = side::changed(from, u64::MAX, false).await?.complete_since;
-    side::changed(from, complete_since, false).await
-}
-
-/// Rounds until little is left. Returns the interval from which the last list is asked.
-async fn catch_up(
-    world: &dyn Surroundings,
-    round: &Round,
-    progress: &Progress,
-    lead: BrickId,
-) -> Result<u64, HealError> {
-    progress.phase("listing", 0);
-    let base = world.base();
-    let mut list = match base {
-        Base::Since(since) => side::changed(&*round.from, since, true).await?,
-        Base::Everything => side::changed(&*round.from, u64::MAX, true).await?,
+    let map = syncing(world, &maps.borrow_and_update());
+    let map = map.ok_or_else(|| control("it is not catching up"))?;
+    let (_, brick, incarnation) = world.me();
+    let resume = world.base();
+    let last = resume.as_ref().map(|r| Interval(r.since));
+    let (rules, commands) = Joiner::start(brick, incarnation, &map, last);
+    let mut job = Job {
+        world,
+        progress: progress.clone(),
+        pace: Arc::default(),
+        rules,
+        map,
+        to: world.own_side(),
+        from: None,
+        pending: resume.map(|r| r.pending).unwrap_or_default(),
+        listed: None,
+        copied: None,
+        asked: 0,
+        items: Vec::new(),
+        log: None,
+        rest: None,
+        pausing: None,
+        agreeing: None,
+        rounds: 0,
+        work: FuturesUnordered::new(),
     };
-    let mut since = list.current;
-    let mut items = match base {
-        Base::Since(since) if !list.compare_all => {
-            // What we executed and the others perhaps did not.
-            let own = side::changed(&*round.to, since, false).await?;
-            if own.compare_all { whole_tree() } else { round::items(&[&list, &own]) }
-        }
-        _ => whole_tree(),
-    };
-    for number in 1..=ROUNDS_MAX {
-        if number > 1 && is_little(&items) {
-            break;
-        }
-        if world.lead().is_none_or(|(now, _)| now != lead) {
-            return Err(HealError::Control("the lead changed".into()));
-        }
-        progress.phase("copying", number);
-        round.forget_whole();
-        round.run(items).await?;
-        since = list.current;
-        list = side::changed(&*round.from, since, true).await?;
-        items = round::items(&[&list]);
+    let result = job.run(commands, &mut maps).await;
+    if result.is_err() {
+        job.give_up().await;
     }
-    // The last list is not copied yet: the pause asks for it again, with what came after.
-    Ok(since)
+    result
 }
 
-fn whole_tree() -> Vec<Item> {
-    vec![Item::whole(Gfid::ROOT)]
+fn control(what: &str) -> HealError {
+    HealError::Control(what.to_owned())
 }
 
-fn is_little(items: &[Item]) -> bool {
-    let extents: usize = items
-        .iter()
-        .map(|i| match &i.data {
-            Data::None => 0,
-            Data::Extents(extents) => extents.len(),
-            Data::All => LITTLE_EXTENTS / 4,
+/// What a piece of work has brought.
+enum Step {
+    Listed(Listing),
+    Copied,
+    Checkpointed(ChangedList),
+    Paused(Box<Rest>),
+    PauseRefused,
+    Rest,
+    Agreed(BrickId, bool),
+    Withdrawn,
+    Nothing,
+}
+
+type Work<'w> = Waits<'w, Step>;
+
+struct Job<'w> {
+    world: &'w dyn Surroundings,
+    progress: Arc<Progress>,
+    pace: Arc<Pace>,
+    rules: Joiner,
+    map: SetMap,
+    to: Arc<dyn Side>,
+    from: Option<(BrickId, Arc<dyn Side>)>,
+    /// Left over from an attempt that was cut off; compared with the first list.
+    pending: Vec<Gfid>,
+    /// Whose list the last one was, and the interval open there then.
+    listed: Option<(BrickId, u64)>,
+    /// The same of the last one that was copied.
+    copied: Option<(BrickId, u64)>,
+    /// From which interval it was asked.
+    asked: u64,
+    items: Vec<Item>,
+    /// The lead's whole log, to be taken over.
+    log: Option<(BrickId, ChangedList)>,
+    /// Of the pause under way.
+    rest: Option<Box<Rest>>,
+    pausing: Option<Epoch>,
+    agreeing: Option<Epoch>,
+    rounds: u32,
+    work: FuturesUnordered<Work<'w>>,
+}
+
+impl<'w> Job<'w> {
+    async fn run(
+        &mut self,
+        mut commands: Vec<JoinCommand>,
+        maps: &mut Maps,
+    ) -> Result<BrickId, HealError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            for command in commands {
+                if command == JoinCommand::Joined {
+                    return self.map.lead.ok_or_else(|| control("joined a set without a lead"));
+                }
+                self.obey(command)?;
+            }
+            commands = tokio::select! {
+                biased;
+                Some(step) = self.work.next(), if !self.work.is_empty() => self.stepped(step?)?,
+                changed = maps.changed() => {
+                    changed.map_err(|_| control("the daemon ends"))?;
+                    let map = maps.borrow_and_update().clone();
+                    self.mapped(&map)?
+                }
+                _ = tick.tick() => {
+                    if self.world.failed() {
+                        return Err(control("the brick took itself out of service"));
+                    }
+                    self.feel();
+                    self.rules.on_tick(now())
+                }
+            };
+        }
+    }
+
+    /// A committed map.
+    fn mapped(&mut self, map: &VolumeMap) -> Result<Vec<JoinCommand>, HealError> {
+        let (set, brick, incarnation) = self.world.me();
+        let Some(set) = map.set(set) else { return Err(control("the volume is gone")) };
+        let joined = set
+            .member(brick)
+            .is_some_and(|m| m.state == MemberState::InSync && m.incarnation == incarnation);
+        if !joined && syncing(self.world, map).is_none() {
+            return Err(control("it is not catching up any more"));
+        }
+        if set.epoch > self.map.epoch {
+            // What was agreed in another epoch is void, and so is its pause.
+            (self.pausing, self.agreeing) = (None, None);
+        }
+        self.map = set.clone();
+        let commands = self.rules.on_map(set);
+        if !commands.is_empty() {
+            self.work.clear();
+        }
+        Ok(commands)
+    }
+
+    /// The clients' waits bound how much is copied at once.
+    fn feel(&self) {
+        if let Some(lead) = self.map.lead {
+            self.pace.hear(now(), self.world.foreground_us(lead));
+        }
+    }
+
+    fn lead(&mut self) -> Result<(BrickId, Arc<dyn Side>), HealError> {
+        let lead = self.map.lead.ok_or_else(|| control("there is no lead to copy from"))?;
+        match &self.from {
+            Some((known, side)) if *known == lead => Ok((lead, side.clone())),
+            _ => {
+                let side = self.world.side_of(lead);
+                self.from = Some((lead, side.clone()));
+                Ok((lead, side))
+            }
+        }
+    }
+
+    fn stepped(&mut self, step: Step) -> Result<Vec<JoinCommand>, HealError> {
+        Ok(match step {
+            Step::Listed(listing) => self.got_list(listing),
+            Step::Copied => {
+                self.pending.clear();
+                self.rules.on_copied(now())
+            }
+            Step::Checkpointed(log) => {
+                let (lead, _) = self.lead()?;
+                self.log = Some((lead, log));
+                self.rules.on_checkpoint()
+            }
+            Step::Paused(rest) => {
+                self.rest = Some(rest);
+                self.rules.on_paused()
+            }
+            Step::PauseRefused => {
+                self.pausing = None;
+                self.rules.on_pause_refused()
+            }
+            Step::Rest => self.rules.on_rest(),
+            Step::Agreed(member, true) => self.rules.on_agreed(member),
+            Step::Agreed(_, false) => self.rules.on_disagreed(),
+            Step::Withdrawn => return Err(control("the join took longer than its pause")),
+            Step::Nothing => Vec::new(),
         })
-        .sum();
-    items.len() <= LITTLE_ITEMS && extents <= LITTLE_EXTENTS
-}
-
-/// The lead holds changes back; the rest is copied, log and rules' state are handed over.
-async fn final_pause(
-    world: &dyn Surroundings,
-    round: &Round,
-    epoch: Epoch,
-    since: u64,
-    log: ChangedList,
-) -> Result<(), HealError> {
-    let start = Instant::now();
-    let pause = PauseForJoin { epoch: epoch.0, pause_ms: PAUSE_MS_MAX };
-    let shipped = round.from.call(Call::new(pause)).await;
-    let shipped = shipped.map_err(|f| HealError::Control(format!("pause refused: {f:?}")))?;
-    let Answer::HandOver(state) = shipped.answer else {
-        return Err(HealError::Control("the lead's pause has another shape".into()));
-    };
-    let list: ChangedList = side::changed(&*round.from, since, false).await?;
-    let items = round::items(&[&list]);
-    let (count, listed) = (items.len(), start.elapsed());
-    round.forget_whole();
-    round.run(items).await?;
-    side::done(&*round.to, Call::new(SweepParked { keep: Vec::new() })).await?;
-    let complete_since = log.complete_since;
-    world.take_over_log(log.items.into_iter().chain(list.items).collect(), complete_since).await?;
-    let take_over = Call::new(TakeOver { state }).with_payload(shipped.payload);
-    side::done(&*round.to, take_over).await?;
-    checkpoint(&*round.to).await?;
-    tracing::info!(count, ?listed, total = ?start.elapsed(), "copied the rest under the pause");
-    if start.elapsed() > Duration::from_millis(u64::from(PAUSE_MS_MAX)) {
-        return Err(HealError::Control("the last copy took longer than the pause".into()));
     }
-    Ok(())
-}
 
-async fn checkpoint(to: &dyn Side) -> Result<(), HealError> {
-    side::done(to, Call::new(Checkpoint {})).await
+    fn got_list(&mut self, listing: Listing) -> Vec<JoinCommand> {
+        let lead = listing.lead;
+        self.listed = Some((lead, listing.list.current));
+        self.asked = listing.asked;
+        let (mut items, left) = (listing.items(), listing.left());
+        items.extend(self.pending.iter().copied().map(Item::whole));
+        self.progress.listed(&items, listing.everything);
+        if let Some((from, log)) = &mut self.log
+            && *from == lead
+        {
+            log.items = list::merged(&[log, &listing.list]);
+        }
+        self.items = items;
+        self.rules.on_list(now(), left, Interval(listing.list.current))
+    }
+
+    fn obey(&mut self, command: JoinCommand) -> Result<(), HealError> {
+        let work = match command {
+            JoinCommand::AskChanges { since } => self.ask(since)?,
+            JoinCommand::CopyList => self.copy()?,
+            JoinCommand::Checkpoint => self.checkpoint()?,
+            JoinCommand::SlowWriters { delay } => self.slow_writers(delay)?,
+            JoinCommand::Pause { epoch } => self.pause(epoch)?,
+            JoinCommand::CopyRest => self.copy_rest()?,
+            JoinCommand::AskAgreement { of, epoch } => {
+                self.progress.phase("joining", self.rounds);
+                self.agreeing = Some(epoch);
+                for member in of {
+                    let asked = self.world.agree(member, epoch);
+                    self.work.push(Box::pin(async move {
+                        let agreed = asked.await;
+                        if let Err(error) = &agreed {
+                            tracing::info!(%error, "a member does not agree to the join");
+                        }
+                        Ok(Step::Agreed(member, agreed.is_ok()))
+                    }));
+                }
+                return Ok(());
+            }
+            JoinCommand::ProposeJoin { epoch, .. } => {
+                let proposed = self.world.propose(epoch);
+                Box::pin(async move {
+                    // The map says what became of it; the rules do not wait for ever.
+                    if let Err(error) = proposed.await {
+                        tracing::info!(%error, "the join is not committed yet");
+                    }
+                    Ok(Step::Nothing)
+                })
+            }
+            JoinCommand::EndPause { epoch } => {
+                self.work.clear();
+                self.pausing = None;
+                self.end_pause(epoch)?
+            }
+            JoinCommand::NeverServe => {
+                self.work.clear();
+                // Not literally: a bare epoch ends the agreement too, and the incarnation may
+                // try again. If the join was committed before, that entry is void.
+                let withdrawn = self.world.withdraw(self.map.epoch);
+                self.agreeing = None;
+                Box::pin(async move { withdrawn.await.map(|()| Step::Withdrawn) })
+            }
+            JoinCommand::Joined => return Ok(()),
+        };
+        self.work.push(work);
+        Ok(())
+    }
+
+    fn ask(&mut self, since: Option<Interval>) -> Result<Work<'w>, HealError> {
+        let (lead, from) = self.lead()?;
+        let to = self.to.clone();
+        self.progress.phase("listing", self.rounds);
+        // The lead's own number is exact. Of another lead's, or of the time in-sync, it is not:
+        // members' numbers differ a little; and what this brick has done by itself, or taken
+        // from another lead, is compared too.
+        let exact = self.copied.filter(|(l, n)| *l == lead && since == Some(Interval(*n)));
+        let question = match (exact, since) {
+            (Some((_, number)), _) => list::Question::Since(number),
+            (None, Some(Interval(last))) => {
+                list::Question::Returning(last.saturating_sub(INTERVALS_BACK))
+            }
+            (None, None) => list::Question::Everything,
+        };
+        Ok(Box::pin(
+            async move { Ok(Step::Listed(list::ask(&*from, &*to, lead, question).await?)) },
+        ))
+    }
+
+    fn round(&mut self) -> Result<Round, HealError> {
+        let (_, from) = self.lead()?;
+        let round = Round::new(from, self.to.clone(), self.progress.clone());
+        Ok(round.paced(self.pace.clone()))
+    }
+
+    fn copy(&mut self) -> Result<Work<'w>, HealError> {
+        let round = self.round()?;
+        let (items, world) = (std::mem::take(&mut self.items), self.world);
+        let since = self.listed.map_or(0, |(_, current)| current);
+        self.copied = self.listed;
+        self.rounds += 1;
+        self.progress.phase("copying", self.rounds);
+        Ok(Box::pin(async move {
+            let keep = |pending| world.note(Resume { since, pending });
+            round.run_noting(items, &keep).await?;
+            world.note(Resume { since, pending: Vec::new() }).await?;
+            Ok(Step::Copied)
+        }))
+    }
+
+    fn checkpoint(&mut self) -> Result<Work<'w>, HealError> {
+        let (_, from) = self.lead()?;
+        let to = self.to.clone();
+        self.progress.phase("checkpoint", self.rounds);
+        Ok(Box::pin(async move {
+            let log = list::whole_log(&*from).await?;
+            side::done(&*to, Call::new(Checkpoint {})).await?;
+            Ok(Step::Checkpointed(log))
+        }))
+    }
+
+    fn slow_writers(&mut self, delay: u64) -> Result<Work<'w>, HealError> {
+        let (_, from) = self.lead()?;
+        let slow_us = (delay / 1000) as u32;
+        tracing::info!(slow_us, "a heal slows the writers, for it does not get ahead of them");
+        let slow = PauseForJoin { epoch: self.map.epoch.0, slow_us, ..PauseForJoin::default() };
+        Ok(Box::pin(async move {
+            // They are only slower or faster for it.
+            let _ = from.call(Call::new(slow)).await;
+            Ok(Step::Nothing)
+        }))
+    }
+
+    fn pause(&mut self, epoch: Epoch) -> Result<Work<'w>, HealError> {
+        let (lead, from) = self.lead()?;
+        self.progress.phase("joining", self.rounds);
+        if self.log.as_ref().is_none_or(|(of, _)| *of != lead) {
+            // Another lead's log is not this one's: first that.
+            self.log = None;
+            let log = self.checkpoint()?;
+            return Ok(Box::pin(async move {
+                let _ = log.await?;
+                Ok(Step::PauseRefused)
+            }));
+        }
+        if !self.world.offer(epoch) {
+            return Ok(Box::pin(std::future::ready(Ok(Step::PauseRefused))));
+        }
+        self.pausing = Some(epoch);
+        let asked = self.asked;
+        let pause = PauseForJoin { epoch: epoch.0, pause_ms: PAUSE_MS_MAX, slow_us: 0 };
+        Ok(Box::pin(async move {
+            let shipped = match from.call(Call::new(pause)).await {
+                Ok(shipped) => shipped,
+                Err(Failure::Refused(refusal)) => {
+                    tracing::debug!(?refusal, "the lead does not pause");
+                    return Ok(Step::PauseRefused);
+                }
+                Err(failure) => return Err(control(&format!("pause failed: {failure:?}"))),
+            };
+            let Answer::HandOver(state) = shipped.answer else {
+                return Err(control("the lead's pause has another shape"));
+            };
+            let list = side::changed(&*from, asked, false).await?;
+            let state: HandOver = state;
+            Ok(Step::Paused(Box::new(Rest { state, payload: shipped.payload, list })))
+        }))
+    }
+
+    fn copy_rest(&mut self) -> Result<Work<'w>, HealError> {
+        let round = self.round()?;
+        let (rest, log) = (self.rest.take(), self.log.clone());
+        let (Some(rest), Some((_, log))) = (rest, log) else {
+            return Err(control("the pause brought no list"));
+        };
+        let world = self.world;
+        Ok(Box::pin(async move {
+            rest::copy(world, &round, *rest, log).await?;
+            Ok(Step::Rest)
+        }))
+    }
+
+    fn end_pause(&mut self, epoch: Epoch) -> Result<Work<'w>, HealError> {
+        let (_, from) = self.lead()?;
+        let off = PauseForJoin { epoch: epoch.0, ..PauseForJoin::default() };
+        Ok(Box::pin(async move {
+            // If this is lost, the lead ends the pause itself, by a new epoch.
+            let _ = from.call(Call::new(off)).await;
+            Ok(Step::Nothing)
+        }))
+    }
+
+    /// The attempt failed: nobody is to wait for it.
+    async fn give_up(&mut self) {
+        self.work.clear();
+        if let Some(epoch) = self.agreeing.take() {
+            if let Err(error) = self.world.withdraw(epoch).await {
+                tracing::warn!(%error, "a join is not withdrawn yet");
+            }
+        } else if let Some(epoch) = self.pausing.take()
+            && let Ok(ended) = self.end_pause(epoch)
+        {
+            let _ = ended.await;
+        }
+    }
 }

@@ -3,20 +3,24 @@
 //! Directories come first, because they decide which inodes are new and which are gone; an
 //! inode that a directory brought in whole is not copied again in the same round.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use proto::fop::{ChangedItem, ChangedList};
 use proto::{Gfid, Kind};
 
 use super::inode::{Data, Healed};
+use super::pace::Pace;
 use super::progress::Progress;
-use super::side::{HealError, Side};
-use super::{dir, inode};
+use super::side::{HealError, Side, Waits};
+use super::{dir, inode, list};
 
-/// Inodes at work at once: enough to fill a round trip, few enough to spare the foreground.
-const AT_ONCE: usize = 16;
+/// How often a comparison of everything notes where it is.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Longest list noted: 512 KiB. The note before stands for a longer one.
+const NOTED_MAX: usize = 32_768;
 
 /// One pending inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,24 +41,17 @@ impl Item {
 
 /// Merges change lists of several members into one item per inode.
 pub fn items(lists: &[&ChangedList]) -> Vec<Item> {
-    let mut merged: HashMap<Gfid, ChangedItem> = HashMap::new();
-    for item in lists.iter().flat_map(|l| &l.items) {
-        let into = merged
-            .entry(item.gfid)
-            .or_insert_with(|| ChangedItem { gfid: item.gfid, ..ChangedItem::default() });
-        into.names |= item.names;
-        into.attrs |= item.attrs;
-        into.all_data |= item.all_data;
-        into.extents.extend(&item.extents);
-    }
-    let mut items: Vec<Item> = merged.into_values().map(item).collect();
-    items.sort_by_key(|i| i.gfid);
-    items
+    list::merged(lists).into_iter().map(item).collect()
 }
 
-fn item(mut changed: ChangedItem) -> Item {
-    changed.extents.sort_unstable();
-    changed.extents.dedup();
+/// All that the lists name, to be compared as a whole: beside a comparison of the tree, for the
+/// inodes to which no directory leads.
+pub fn nameless(lists: &[&ChangedList]) -> Vec<Item> {
+    let whole = |item: Item| Item { data: Data::All, names: false, ..item };
+    items(lists).into_iter().map(whole).collect()
+}
+
+fn item(changed: ChangedItem) -> Item {
     let data = match (changed.all_data, changed.extents.is_empty()) {
         (true, _) => Data::All,
         (false, true) => Data::None,
@@ -63,26 +60,49 @@ fn item(mut changed: ChangedItem) -> Item {
     Item { gfid: changed.gfid, names: changed.names, data, deep: false }
 }
 
+/// Directories come first: they decide which inodes are new and which are gone.
+fn by_kind(items: Vec<Item>) -> (VecDeque<Item>, VecDeque<Item>) {
+    let (dirs, files): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|i| i.names);
+    (dirs.into(), files.into())
+}
+
 /// Shared by all the work of one round.
 pub struct Round {
     pub from: Arc<dyn Side>,
     pub to: Arc<dyn Side>,
     pub progress: Arc<Progress>,
+    pace: Arc<Pace>,
+    note_every: Duration,
     /// Inodes made whole in this round.
     whole: Mutex<HashSet<Gfid>>,
     /// One lock per group of gfids: two directories that name the same new inode take turns.
     turns: Vec<tokio::sync::Mutex<()>>,
 }
 
+/// Takes down what is still to be compared, with all below it.
+pub type Note<'a, 'w> = &'a (dyn Fn(Vec<Gfid>) -> Waits<'w, ()> + Send + Sync);
+
 impl Round {
+    /// For one list: what was whole in a round may have changed in the next.
     pub fn new(from: Arc<dyn Side>, to: Arc<dyn Side>, progress: Arc<Progress>) -> Round {
         let turns = (0..64).map(|_| tokio::sync::Mutex::new(())).collect();
-        Round { from, to, progress, whole: Mutex::default(), turns }
+        Round {
+            from,
+            to,
+            progress,
+            pace: Arc::default(),
+            note_every: NOTE_EVERY,
+            whole: Mutex::default(),
+            turns,
+        }
     }
 
-    /// A new round: what was whole may have changed since.
-    pub fn forget_whole(&self) {
-        self.whole.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    pub fn paced(self, pace: Arc<Pace>) -> Round {
+        Round { pace, ..self }
+    }
+
+    pub fn noting_every(self, note_every: Duration) -> Round {
+        Round { note_every, ..self }
     }
 
     /// Copies all of `items`; those below a deep directory are found on the way.
@@ -90,37 +110,69 @@ impl Round {
     /// # Errors
     /// The first failure, after the work under way has ended. What was copied stays copied.
     pub async fn run(&self, items: Vec<Item>) -> Result<(), HealError> {
-        self.progress.listed(items.len() as u64);
-        let (dirs, files): (Vec<Item>, Vec<Item>) = items.into_iter().partition(|i| i.names);
-        self.run_queue(dirs.into()).await?;
-        self.run_queue(files.into()).await
+        let (dirs, files) = by_kind(items);
+        self.run_queue(dirs, &[], None).await?;
+        self.run_queue(files, &[], None).await
     }
 
-    async fn run_queue(&self, mut queue: VecDeque<Item>) -> Result<(), HealError> {
+    /// As `run`; notes now and then what a comparison of everything has left, so that a healer
+    /// that is killed goes on from there.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub async fn run_noting(&self, items: Vec<Item>, note: Note<'_, '_>) -> Result<(), HealError> {
+        let deep = items.iter().any(|i| i.deep);
+        let (dirs, files) = by_kind(items);
+        let later: Vec<Gfid> = files.iter().map(|i| i.gfid).collect();
+        self.run_queue(dirs, &later, deep.then_some(note)).await?;
+        self.run_queue(files, &[], None).await
+    }
+
+    async fn run_queue(
+        &self,
+        mut queue: VecDeque<Item>,
+        later: &[Gfid],
+        note: Option<Note<'_, '_>>,
+    ) -> Result<(), HealError> {
         let mut at_work = FuturesUnordered::new();
+        let mut busy: HashSet<Gfid> = HashSet::new();
+        let mut noted = Instant::now();
         let mut failed = None;
         loop {
-            while failed.is_none() && at_work.len() < AT_ONCE {
+            while failed.is_none() && at_work.len() < self.pace.at_once() {
                 let Some(item) = queue.pop_front() else { break };
+                busy.insert(item.gfid);
                 at_work.push(self.heal(item));
             }
             match at_work.next().await {
-                Some(Ok(found)) => {
-                    self.progress.listed(found.len() as u64);
+                Some((gfid, Ok(found))) => {
+                    busy.remove(&gfid);
+                    self.progress.found(&found);
                     queue.extend(found);
                 }
-                Some(Err(error)) => failed = failed.or(Some(error)),
+                Some((_, Err(error))) => failed = failed.or(Some(error)),
                 None => return failed.map_or(Ok(()), Err),
+            }
+            if let Some(note) = note
+                && failed.is_none()
+                && noted.elapsed() >= self.note_every
+            {
+                noted = Instant::now();
+                let open = queue.iter().map(|i| i.gfid).chain(busy.iter().copied());
+                let pending: Vec<Gfid> = open.chain(later.iter().copied()).collect();
+                if pending.len() <= NOTED_MAX {
+                    note(pending).await?;
+                }
             }
         }
     }
 
     /// Heals one item; returns what it found below.
-    async fn heal(&self, item: Item) -> Result<Vec<Item>, HealError> {
-        self.progress.started(item.gfid);
+    async fn heal(&self, item: Item) -> (Gfid, Result<Vec<Item>, HealError>) {
+        self.progress.started(&item);
         let result = self.heal_item(&item).await;
-        self.progress.finished(item.gfid);
-        result
+        self.progress.finished(&item);
+        (item.gfid, result)
     }
 
     async fn heal_item(&self, item: &Item) -> Result<Vec<Item>, HealError> {

@@ -62,11 +62,22 @@ pub async fn inspect(side: &dyn Side, gfid: Gfid) -> Result<Inspected, HealError
 
 /// All names of a directory in (hash, name) order; empty when the brick lacks the directory.
 pub async fn names(side: &dyn Side, gfid: Gfid) -> Result<Vec<DirEntry>, HealError> {
+    all_names(side, gfid, false).await
+}
+
+/// As `names`, after the sink has set aside what a create that was cut off left there: no
+/// listing shows it, and the other bricks do not have it.
+pub async fn names_of_sink(side: &dyn Side, gfid: Gfid) -> Result<Vec<DirEntry>, HealError> {
+    all_names(side, gfid, true).await
+}
+
+async fn all_names(side: &dyn Side, gfid: Gfid, tidy: bool) -> Result<Vec<DirEntry>, HealError> {
     let mut all: Vec<DirEntry> = Vec::new();
     loop {
         let (after_hash, after_name) =
             all.last().map_or((0, Bytes::new()), |e| (e.hash, e.name.clone()));
-        let page = InspectDir { gfid, after_hash, after_name, limit: READDIR_ENTRIES_MAX };
+        let (limit, tidy) = (READDIR_ENTRIES_MAX, tidy && all.is_empty());
+        let page = InspectDir { gfid, after_hash, after_name, limit, tidy };
         let (page, _) = match expect_answer!(side, Call::new(page), gfid, Entries) {
             Err(error) if error.is_gone() => return Ok(all),
             other => other?,

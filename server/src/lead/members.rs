@@ -34,6 +34,8 @@ pub struct Members {
     lead: Option<BrickId>,
     /// What is asked in an epoch ends with it: a member that was cut off never answers.
     epoch: watch::Sender<Epoch>,
+    /// Held by whoever copies between the members.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Members {
@@ -46,6 +48,7 @@ impl Members {
             in_sync: Vec::new(),
             lead: None,
             epoch: watch::Sender::new(Epoch::NONE),
+            turn: Arc::default(),
         }
     }
 

@@ -12,15 +12,19 @@
 //!
 //! Deliberately does not: judge. Who may have what, and when, is `proto_rules::lease::table`.
 
+mod copy;
 mod locks;
 mod members;
 mod settle;
+mod stale;
 mod takeover;
 
 use std::collections::BTreeMap;
 
+use proto_rules::lease::Lease;
 use proto_rules::lease::table::LeaseTable;
 use proto_rules::space::Ledger;
+use tokio::sync::oneshot;
 
 pub use locks::{LockKind, LockOutcome, Locks};
 pub use members::{Member, Members, PeerCredential};
@@ -40,6 +44,9 @@ pub struct Lead {
     pub lock_waiting: BTreeMap<u64, Pending>,
     /// The members are noting that a grace has ended: begun again in the next epoch.
     pub noting: bool,
+    /// Leases that the lead itself waits for, by the ask's id.
+    pub asks: BTreeMap<u64, oneshot::Sender<Lease>>,
+    pub stale: stale::StaleHeal,
 }
 
 impl Lead {
@@ -51,6 +58,8 @@ impl Lead {
             waiting: BTreeMap::new(),
             lock_waiting: BTreeMap::new(),
             noting: false,
+            asks: BTreeMap::new(),
+            stale: stale::StaleHeal::default(),
         }
     }
 

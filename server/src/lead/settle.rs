@@ -1,42 +1,233 @@
-//! Makes the members equal in what a session left unfinished: exactly those ranges, names and
-//! attributes, from the lead's copy (or, where that is marked stale, from one that is not).
+//! Carries out the rules' settle: collects, copies and clears at the members.
+//!
+//! `proto_rules::settle` says what; each of its commands is tried again here until it is done or
+//! the epoch has ended. `copy.rs` makes copies equal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use proto::fop::{
-    Answer, Call, DirEntry, Inspect, InspectDir, Inspected, Install, InstallData, InstallName,
-    PeerRead, RemoveName, Return, SettledSeq, SweepParked, Touch, TouchMsg, UnsettledList,
+    Answer, Call, ClearWindows, LeaseKey, MarkStale, SettledSeq, SweepParked, Touch, TouchMsg,
+    Under, Unsettled, UnsettledEntry, UnsettledList,
 };
-use proto::{BrickId, Epoch, Errno, Failure, Gfid, SessionId};
+use proto::{BrickId, Epoch, Errno, Failure, Gfid, LeaseNumber, Seq, SessionId};
+use proto_rules::settle::{MemberList, Scope, Settle, SettleCommand};
+use proto_rules::window;
+use tokio::sync::OwnedMutexGuard;
 
-use super::Member;
-use crate::brick::Brick;
+use super::copy::Copier;
+use crate::brick::{Brick, mark_of};
 
-/// Bytes copied in one message.
-const PIECE_BYTES: u64 = 1 << 20;
+/// Before a member that did not answer is asked again. It is either about to learn the epoch,
+/// or about to be evicted.
+pub const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How often a settle that waits looks whether its epoch has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Commands under way at once.
+const AT_ONCE: usize = 16;
 
-/// Everything that the members hold unsettled, merged.
-#[derive(Default, Debug)]
-pub struct Collected {
-    pub settled: Vec<SettledSeq>,
-    touches: BTreeSet<Touch>,
+/// What a settle has found out.
+#[derive(Debug)]
+pub struct Settled {
+    /// All that any member has heard of.
     pub sessions: BTreeSet<SessionId>,
+    /// The newest epoch that any member noted as graced.
     pub graced: Epoch,
 }
 
-impl Collected {
-    pub fn add(&mut self, list: UnsettledList) {
-        for entry in list.entries {
-            let seq = SettledSeq { session: entry.session, seq: entry.seq };
-            if !self.settled.contains(&seq) {
-                self.settled.push(seq);
-            }
-            self.touches.extend(entry.touches.iter().filter_map(touch_of));
+enum Event {
+    Listed(BrickId, MemberList, Epoch),
+    Marked(BrickId),
+    Copied(Gfid),
+    Cleared(BrickId),
+}
+
+/// Settles `scope`. `None`: another lead, or a new take-over, does it.
+pub async fn settle(
+    brick: &Rc<Brick>,
+    epoch: Epoch,
+    scope: Scope,
+    raise: Vec<(LeaseKey, LeaseNumber)>,
+) -> Option<Settled> {
+    let mut run = Run { copier: Copier::new(brick, epoch), scope, graced: Cell::default() };
+    let (mut rules, mut commands) =
+        Settle::start(scope, run.copier.here(), run.copier.members(), raise);
+    loop {
+        if let Some(sessions) = run.obey(&mut rules, commands).await {
+            return Some(Settled { sessions, graced: run.graced.get() });
         }
-        self.sessions.extend(list.sessions.into_iter().map(SessionId));
-        self.graced = self.graced.max(Epoch(list.graced));
+        let epoch = {
+            let core = brick.core.borrow();
+            // With its table a lead leads on: it settles with the members of the new epoch.
+            let leads_on = core.lead.is_some() && core.leads_in(core.epoch());
+            if scope == Scope::All || !leads_on {
+                return None;
+            }
+            core.epoch()
+        };
+        run.copier = Copier::new(brick, epoch);
+        commands = rules.on_members(run.copier.members());
+    }
+}
+
+struct Run {
+    copier: Copier,
+    scope: Scope,
+    graced: Cell<Epoch>,
+}
+
+impl Run {
+    /// To the end of the settle. `None`: the epoch ended.
+    async fn obey(
+        &self,
+        rules: &mut Settle,
+        commands: Vec<SettleCommand>,
+    ) -> Option<BTreeSet<SessionId>> {
+        let mut todo = VecDeque::from(commands);
+        let mut turn: Option<OwnedMutexGuard<()>> = None;
+        let mut at_work = FuturesUnordered::new();
+        loop {
+            while at_work.len() < AT_ONCE
+                && let Some(command) = todo.pop_front()
+            {
+                match command {
+                    SettleCommand::Done { sessions } => return Some(sessions),
+                    SettleCommand::Copy { .. } if turn.is_none() => {
+                        turn = Some(self.copier.turn().await);
+                        todo.push_front(command);
+                    }
+                    command => at_work.push(self.until_done(command, turn.is_some())),
+                }
+            }
+            let event = tokio::select! {
+                biased;
+                event = at_work.next() => event??,
+                // A member that is cut off answers nothing for seconds; the epoch ends before.
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if self.copier.leads() {
+                        continue;
+                    }
+                    return None;
+                }
+            };
+            let core = self.copier.brick.core.borrow();
+            todo.extend(match event {
+                Event::Listed(member, list, noted) => {
+                    self.graced.set(self.graced.get().max(noted));
+                    rules.on_list(member, list, &core.member.stale)
+                }
+                Event::Marked(member) => rules.on_marked(member, &core.member.stale),
+                Event::Copied(gfid) => rules.on_copied(gfid, &core.member.stale),
+                Event::Cleared(member) => rules.on_cleared(member),
+            });
+        }
+    }
+
+    /// Tries a command again until it is done. `None`: the epoch ended.
+    async fn until_done(&self, command: SettleCommand, copied: bool) -> Option<Event> {
+        loop {
+            match self.once(&command, copied).await {
+                Ok(event) => return Some(event),
+                Err(failure) => tracing::debug!(?failure, ?command, "settling goes on"),
+            }
+            if !self.copier.leads() {
+                return None;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn once(&self, command: &SettleCommand, copied: bool) -> Result<Event, Failure> {
+        match command {
+            SettleCommand::Collect { from, raise } => {
+                let list = self.collect(*from, raise).await?;
+                let graced = Epoch(list.graced);
+                Ok(Event::Listed(*from, list_of(list), graced))
+            }
+            SettleCommand::Mark { at, set, clear } => {
+                let set = set.iter().map(|(brick, gfid)| mark_of(*brick, *gfid, false));
+                let clear = clear.iter().map(|(brick, gfid)| mark_of(*brick, *gfid, true));
+                for mark in set.chain(clear) {
+                    self.mark(*at, mark).await?;
+                }
+                Ok(Event::Marked(*at))
+            }
+            SettleCommand::Copy { gfid, what, source, targets } => {
+                self.copier.copy(*gfid, what, *source, targets).await?;
+                Ok(Event::Copied(*gfid))
+            }
+            SettleCommand::Clear { at, entries } => {
+                if copied && *at != self.copier.here() {
+                    let keep = self.copier.orphans();
+                    self.copier.call(*at, Call::new(SweepParked { keep })).await?;
+                }
+                self.clear(*at, entries).await?;
+                Ok(Event::Cleared(*at))
+            }
+            SettleCommand::Done { .. } => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    async fn collect(
+        &self,
+        from: BrickId,
+        raise: &[(LeaseKey, LeaseNumber)],
+    ) -> Result<UnsettledList, Failure> {
+        let (session, gfid) = self.scope.filter();
+        let raise = raise.iter().map(|(key, number)| Under { key: (*key).into(), number: *number });
+        let ask = Unsettled {
+            session: session.map_or(0, |s| s.0),
+            gfid: gfid.unwrap_or(Gfid::NIL),
+            raise: raise.collect(),
+        };
+        if from == self.copier.here() {
+            return self.copier.brick.core.borrow_mut().unsettled(&ask);
+        }
+        match self.copier.call(from, Call::new(ask)).await?.answer {
+            Answer::UnsettledList(list) => Ok(list),
+            _ => Err(Errno::EPROTO.into()),
+        }
+    }
+
+    async fn mark(&self, at: BrickId, mark: MarkStale) -> Result<(), Failure> {
+        if at == self.copier.here() {
+            return Ok(self.copier.brick.core.borrow_mut().mark_stale_here(&mark)?);
+        }
+        self.copier.call(at, Call::new(mark)).await.map(|_| ())
+    }
+
+    async fn clear(&self, at: BrickId, entries: &[(SessionId, Seq)]) -> Result<(), Failure> {
+        let settled = entries.iter().map(|(s, seq)| SettledSeq { session: s.0, seq: seq.0 });
+        let note = ClearWindows { settled: settled.collect(), ..ClearWindows::default() };
+        if at == self.copier.here() {
+            return Ok(self.copier.brick.core.borrow_mut().clear_windows(&note)?);
+        }
+        self.copier.call(at, Call::new(note)).await.map(|_| ())
+    }
+}
+
+fn list_of(list: UnsettledList) -> MemberList {
+    // Success or the errno: what members may differ in. Sizes and times of answers depend on
+    // the order of changes that were under way together.
+    let reply = |entry: &UnsettledEntry| {
+        Some(((SessionId(entry.session), Seq(entry.seq)), entry.answered? as u64))
+    };
+    let replies = list.entries.iter().filter_map(reply).collect();
+    let mark = |mark: &MarkStale| (BrickId::from_bytes(mark.brick.0), mark.gfid);
+    let entry = |entry: UnsettledEntry| window::Unsettled {
+        session: SessionId(entry.session),
+        seq: Seq(entry.seq),
+        touches: entry.touches.iter().filter_map(touch_of).collect(),
+    };
+    MemberList {
+        entries: list.entries.into_iter().map(entry).collect(),
+        marks: list.marks.iter().map(|m| (SessionId(m.session), Seq(m.seq))).collect(),
+        sessions: list.sessions.into_iter().map(SessionId).collect(),
+        replies,
+        stale: list.stale.iter().map(mark).collect(),
     }
 }
 
@@ -57,234 +248,5 @@ pub fn touch_of(msg: &TouchMsg) -> Option<Touch> {
         1 => Some(Touch::Range { gfid, start: msg.start, end: msg.end }),
         2 => Some(Touch::Name { dir: gfid, hash: msg.start }),
         _ => None,
-    }
-}
-
-/// A copy of the set's inodes: this brick's own, or another member's.
-enum Place<'a> {
-    Here(BrickId),
-    There(&'a Member),
-}
-
-impl Place<'_> {
-    fn brick(&self) -> BrickId {
-        match self {
-            Place::Here(brick) => *brick,
-            Place::There(member) => member.brick,
-        }
-    }
-
-    async fn call(&self, brick: &Rc<Brick>, epoch: Epoch, call: Call) -> Result<Return, Failure> {
-        match self {
-            Place::Here(_) => {
-                let mut core = brick.core.borrow_mut();
-                let context = core.context();
-                Ok(core.store.execute(&call, &context)?)
-            }
-            Place::There(member) => member.send(epoch, call).await,
-        }
-    }
-}
-
-/// One settle's copying.
-struct Copying<'a> {
-    brick: &'a Rc<Brick>,
-    epoch: Epoch,
-    places: Vec<Place<'a>>,
-}
-
-/// Copies what `collected` names from one good copy to all others.
-///
-/// # Errors
-/// A member did not answer or could not; nothing is lost by doing it all again.
-pub async fn settle(
-    brick: &Rc<Brick>,
-    epoch: Epoch,
-    collected: &Collected,
-    members: &[Member],
-) -> Result<(), Failure> {
-    if members.is_empty() || collected.touches.is_empty() {
-        return Ok(());
-    }
-    let here = Place::Here(brick.core.borrow().setup.identity.brick);
-    let places = std::iter::once(here).chain(members.iter().map(Place::There)).collect();
-    Copying { brick, epoch, places }.run(&collected.touches).await
-}
-
-impl Copying<'_> {
-    async fn run(&self, touches: &BTreeSet<Touch>) -> Result<(), Failure> {
-        let mut dirs: BTreeMap<Gfid, BTreeSet<u64>> = BTreeMap::new();
-        let mut inodes: BTreeMap<Gfid, Vec<(u64, u64)>> = BTreeMap::new();
-        for touch in touches {
-            match *touch {
-                Touch::Name { dir, hash } => {
-                    dirs.entry(dir).or_default().insert(hash);
-                }
-                Touch::Range { gfid, start, end } => {
-                    inodes.entry(gfid).or_default().push((start, end));
-                }
-                Touch::Attrs(gfid) => {
-                    inodes.entry(gfid).or_default();
-                }
-            }
-        }
-        for (dir, hashes) in &dirs {
-            self.names(*dir, hashes).await?;
-        }
-        for (gfid, ranges) in &inodes {
-            self.inode(*gfid, ranges).await?;
-        }
-        // Last, for every change of a name moved a directory's times.
-        for dir in dirs.keys() {
-            self.inode(*dir, &[]).await?;
-        }
-        Ok(())
-    }
-
-    async fn call(&self, place: &Place<'_>, call: Call) -> Result<Return, Failure> {
-        place.call(self.brick, self.epoch, call).await
-    }
-
-    /// The copy to trust, and those to make equal. `None`: no copy is good; heal says so.
-    fn source(&self, gfid: Gfid) -> Option<(&Place<'_>, Vec<&Place<'_>>)> {
-        let core = self.brick.core.borrow();
-        let good: Vec<&Place<'_>> =
-            self.places.iter().filter(|p| !core.member.stale.is_stale(p.brick(), gfid)).collect();
-        let (source, targets) = good.split_first()?;
-        Some((source, targets.to_vec()))
-    }
-
-    async fn inspect(&self, place: &Place<'_>, gfid: Gfid) -> Result<Inspected, Failure> {
-        match self.call(place, Call::new(Inspect { gfid })).await?.answer {
-            Answer::Inspected(image) => Ok(image),
-            _ => Err(Errno::EPROTO.into()),
-        }
-    }
-
-    /// Names of `dir` with one hash: one, in practice.
-    async fn list(
-        &self,
-        place: &Place<'_>,
-        dir: Gfid,
-        hash: u64,
-    ) -> Result<Vec<DirEntry>, Failure> {
-        let (after_hash, after_name) = match hash.checked_sub(1) {
-            // After every name of the hash before.
-            Some(before) => (before, Bytes::from(vec![0xff; proto::fop::NAME_BYTES_MAX])),
-            None => (0, Bytes::new()),
-        };
-        let ask = InspectDir { gfid: dir, after_hash, after_name, limit: 64 };
-        match self.call(place, Call::new(ask)).await {
-            Ok(Return { answer: Answer::Entries(list), .. }) => {
-                Ok(list.entries.into_iter().filter(|e| e.hash == hash).collect())
-            }
-            Ok(_) => Err(Errno::EPROTO.into()),
-            // The directory itself is gone there.
-            Err(Failure::Errno(Errno::ESTALE | Errno::ENOENT)) => Ok(Vec::new()),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    async fn names(&self, dir: Gfid, hashes: &BTreeSet<u64>) -> Result<(), Failure> {
-        let Some((source, targets)) = self.source(dir) else { return Ok(()) };
-        for hash in hashes {
-            let right = self.list(source, dir, *hash).await?;
-            for target in &targets {
-                let there = self.list(target, dir, *hash).await?;
-                self.names_at(source, target, dir, &right, &there).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn names_at(
-        &self,
-        source: &Place<'_>,
-        target: &Place<'_>,
-        dir: Gfid,
-        right: &[DirEntry],
-        there: &[DirEntry],
-    ) -> Result<(), Failure> {
-        let same = |a: &DirEntry, b: &DirEntry| a.name == b.name && a.gfid == b.gfid;
-        let mut removed = false;
-        for wrong in there.iter().filter(|t| !right.iter().any(|r| same(r, t))) {
-            let remove = RemoveName { parent: dir, name: wrong.name.clone() };
-            self.call(target, Call::new(remove)).await?;
-            removed = true;
-        }
-        for missing in right.iter().filter(|r| !there.iter().any(|t| same(r, t))) {
-            if !self.inspect(target, missing.gfid).await?.found {
-                self.whole(source, target, missing.gfid).await?;
-            }
-            let (name, gfid) = (missing.name.clone(), missing.gfid);
-            self.call(target, Call::new(InstallName { parent: dir, name, gfid })).await?;
-        }
-        if removed {
-            let keep = self.brick.core.borrow().orphans.iter().copied().collect();
-            self.call(target, Call::new(SweepParked { keep })).await?;
-        }
-        Ok(())
-    }
-
-    /// An inode that a target does not have at all: made, but never seen there.
-    async fn whole(
-        &self,
-        source: &Place<'_>,
-        target: &Place<'_>,
-        gfid: Gfid,
-    ) -> Result<(), Failure> {
-        let image = self.inspect(source, gfid).await?;
-        let size = if image.attr.is_dir() { 0 } else { image.attr.size };
-        self.call(target, Call::new(Install { image: image.clone(), finish: false })).await?;
-        if image.attr.kind() == proto::Kind::File {
-            self.range(source, target, gfid, 0, size).await?;
-        }
-        self.call(target, Call::new(Install { image, finish: true })).await?;
-        Ok(())
-    }
-
-    async fn inode(&self, gfid: Gfid, ranges: &[(u64, u64)]) -> Result<(), Failure> {
-        let Some((source, targets)) = self.source(gfid) else { return Ok(()) };
-        let image = self.inspect(source, gfid).await?;
-        if !image.found {
-            return Ok(());
-        }
-        for target in targets {
-            if !self.inspect(target, gfid).await?.found {
-                if image.orphan {
-                    self.whole(source, target, gfid).await?;
-                }
-                continue;
-            }
-            for (start, end) in ranges {
-                self.range(source, target, gfid, *start, (*end).min(image.attr.size)).await?;
-            }
-            self.call(target, Call::new(Install { image: image.clone(), finish: true })).await?;
-        }
-        Ok(())
-    }
-
-    async fn range(
-        &self,
-        source: &Place<'_>,
-        target: &Place<'_>,
-        gfid: Gfid,
-        start: u64,
-        end: u64,
-    ) -> Result<(), Failure> {
-        let mut offset = start;
-        while offset < end {
-            let len = (end - offset).min(PIECE_BYTES);
-            let read = PeerRead { gfid, offset, len: len as u32 };
-            let piece = self.call(source, Call::new(read)).await?.payload;
-            if piece.is_empty() {
-                break;
-            }
-            let len = piece.len() as u64;
-            let install = InstallData { gfid, offset, len, hole: false };
-            self.call(target, Call::new(install).with_payload(piece)).await?;
-            offset += len;
-        }
-        Ok(())
     }
 }

@@ -1,20 +1,15 @@
 //! Becoming the lead, going on as the lead in a new epoch, and no longer being it.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
-use proto::fop::{Answer, Call, ClearWindows, Forget, LeaseKey, Unsettled};
+use proto::fop::{Call, ClearWindows, Forget, LeaseKey};
 use proto::{Epoch, Gfid, LeaseNumber, Refusal, SessionId};
 use proto_rules::lease::table::{LeaseTable, SettleScope};
+use proto_rules::settle::Scope;
 
-use super::settle::{Collected, settle};
-use super::{Lead, Member};
+use super::Lead;
+use super::settle::{ASK_AGAIN, settle};
 use crate::brick::{Brick, Core, now};
-
-/// Before a member that did not answer is asked again. It is either about to learn the epoch,
-/// or about to be evicted.
-pub const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Core {
     /// Leads from now on, without its predecessor's memory.
@@ -136,19 +131,18 @@ pub async fn tell_all(brick: &Rc<Brick>, epoch: Epoch, note: &ClearWindows) -> b
     futures_util::future::join_all(told).await.into_iter().all(|told| told)
 }
 
-/// Collects what all members hold, makes them equal, then opens the grace.
+/// Makes equal what all members hold unsettled, then opens the grace.
 async fn take_over(brick: Rc<Brick>, epoch: Epoch) {
-    let everything = Unsettled { session: 0, gfid: Gfid::NIL, raise: Vec::new() };
-    let Some(collected) = settled(&brick, epoch, &everything).await else { return };
+    let Some(settled) = settle(&brick, epoch, Scope::All, Vec::new()).await else { return };
     let mut core = brick.core.borrow_mut();
     if !core.leads_in(epoch) {
         return;
     }
-    let here: BTreeSet<SessionId> = core.client_sessions().collect();
-    let sessions = collected.sessions.into_iter().chain(here);
-    let mut table = LeaseTable::new_lead(epoch, collected.graced, sessions);
+    // Those too that said hello here since the lists were collected.
+    let sessions = settled.sessions.into_iter().chain(core.client_sessions()).collect::<Vec<_>>();
+    let mut table = LeaseTable::new_lead(epoch, settled.graced, sessions);
     // A set in which no grace has ended yet has never granted anything.
-    if collected.graced != Epoch::NONE || core.store.opened().suspect() {
+    if settled.graced != Epoch::NONE || core.store.opened().suspect() {
         table.earlier_leases(core.setup.gate.leased_until());
     }
     let commands = table.lists_settled(now());
@@ -162,69 +156,11 @@ async fn settle_scope(
     scope: SettleScope,
     raise: Vec<(LeaseKey, LeaseNumber)>,
 ) {
-    let raise = raise.into_iter();
-    let ask = Unsettled {
-        session: scope.session.0,
-        gfid: scope.key.map_or(Gfid::NIL, LeaseKey::gfid),
-        raise: raise.map(|(key, number)| proto::fop::Under { key: key.into(), number }).collect(),
-    };
-    // A lead that leads on has the same table in the next epoch: it goes on there.
-    let mut epoch = epoch;
-    while settled(&brick, epoch, &ask).await.is_none() {
-        let core = brick.core.borrow();
-        if core.lead.is_none() || !core.leads_in(core.epoch()) {
-            return;
-        }
-        epoch = core.epoch();
+    if settle(&brick, epoch, Scope::One(scope), raise).await.is_none() {
+        return;
     }
     let mut core = brick.core.borrow_mut();
     let Some(lead) = &mut core.lead else { return };
     let commands = lead.table.settled(now(), scope);
     core.lease_commands(commands);
-}
-
-/// Collects, copies and clears, again and again until it is done. `None`: the epoch ended.
-async fn settled(brick: &Rc<Brick>, epoch: Epoch, ask: &Unsettled) -> Option<Collected> {
-    loop {
-        let members = {
-            let core = brick.core.borrow();
-            if !core.leads_in(epoch) {
-                return None;
-            }
-            core.members.in_sync()
-        };
-        match settle_once(brick, epoch, ask, &members).await {
-            Ok(collected) => return Some(collected),
-            Err(failure) => {
-                tracing::debug!(?failure, session = ask.session, "settling goes on");
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-        }
-    }
-}
-
-async fn settle_once(
-    brick: &Rc<Brick>,
-    epoch: Epoch,
-    ask: &Unsettled,
-    members: &[Member],
-) -> Result<Collected, proto::Failure> {
-    let own = brick.core.borrow_mut().unsettled(ask)?;
-    let mut collected = Collected::default();
-    collected.add(own);
-    let asked = members.iter().map(|member| member.call(epoch, ask.clone().into()));
-    for answer in futures_util::future::join_all(asked).await {
-        match answer?.answer {
-            Answer::UnsettledList(list) => collected.add(list),
-            _ => return Err(proto::Errno::EPROTO.into()),
-        }
-    }
-    settle(brick, epoch, &collected, members).await?;
-    if !collected.settled.is_empty() {
-        let note = ClearWindows { settled: collected.settled.clone(), ..ClearWindows::default() };
-        if !tell_all(brick, epoch, &note).await {
-            return Err(Refusal::Epoch { current: 0 }.into());
-        }
-    }
-    Ok(collected)
 }

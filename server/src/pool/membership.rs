@@ -98,29 +98,40 @@ impl Pool {
         }
     }
 
-    /// Proposes that `joiner` becomes in-sync: every in-sync member of `epoch` is asked to
-    /// agree first. On an error the join must be taken back (`never_serve`, or a bump).
+    /// Asks the member `of` to agree to a join in `epoch`. Once one has agreed, the join must be
+    /// committed or taken back (`never_serve`, or a bump).
     ///
     /// # Errors
-    /// Who did not agree and why, or that the entry was void.
+    /// Why it did not agree.
+    pub async fn ask_to_join(
+        &self,
+        set: SetKey,
+        epoch: Epoch,
+        of: BrickId,
+        (joiner, incarnation): (BrickId, Incarnation),
+    ) -> Result<(), String> {
+        let state = self.state();
+        let map = set_of(&state, set).filter(|m| m.epoch == epoch);
+        let map = map.ok_or("the set is in another epoch")?;
+        let peer = map.member(of).and_then(|m| state.peers.get(&m.peer));
+        let peer = peer.ok_or("a member's peer left the pool")?;
+        self.ask(peer, &Ask::AgreeJoin { set, epoch, joiner, incarnation }).await
+    }
+
+    /// Proposes a join to which every in-sync member has agreed.
+    ///
+    /// # Errors
+    /// Not committed, or void.
     pub async fn propose_join(
         &self,
         set: SetKey,
         epoch: Epoch,
-        joiner: BrickId,
+        brick: BrickId,
         incarnation: Incarnation,
-    ) -> Result<Epoch, String> {
-        let state = self.state();
-        let map = set_of(&state, set).filter(|m| m.epoch == epoch);
-        let map = map.ok_or("the set is in another epoch")?;
-        let peers: BTreeSet<PeerId> = map.in_sync().map(|m| m.peer).collect();
-        let ask = Ask::AgreeJoin { set, epoch, joiner, incarnation };
-        for answer in self.ask_all(&state, &peers, &ask).await {
-            answer?;
-        }
-        let entry = SetEntry::Join { epoch, brick: joiner, incarnation };
+    ) -> Result<(), String> {
+        let entry = SetEntry::Join { epoch, brick, incarnation };
         match self.propose_one(set, entry).await.map_err(|e| e.to_string())? {
-            SetResult::NewEpoch { epoch, .. } => Ok(epoch),
+            SetResult::NewEpoch { .. } => Ok(()),
             SetResult::Noted => Err("the join changed nothing".into()),
             SetResult::Void(why) => Err(format!("the join is void: {why}")),
         }
@@ -140,17 +151,6 @@ impl Pool {
                 .ok_or_else(|| PoolError::Internal("empty membership reply".into())),
             other => Err(PoolError::Internal(format!("unexpected reply {other:?}"))),
         }
-    }
-
-    /// Asks several peers at once. An unreachable peer answers with an error.
-    async fn ask_all(&self, state: &PoolState, peers: &BTreeSet<PeerId>, ask: &Ask) -> Vec<Answer> {
-        let asks = peers.iter().map(|id| async {
-            match state.peers.get(id) {
-                Some(peer) => self.ask(peer, ask).await,
-                None => Err("a member's peer left the pool".into()),
-            }
-        });
-        futures_util::future::join_all(asks).await
     }
 
     async fn ask(&self, peer: &PeerState, ask: &Ask) -> Answer {

@@ -164,6 +164,13 @@ impl Board {
         inner.publish();
     }
 
+    /// What a brick of another peer last said of itself.
+    pub fn heard(&self, set: SetKey, brick: BrickId) -> Option<Facts> {
+        let inner = self.inner();
+        let own = inner.gates.get(&(set, brick)).map(|gate| gate.facts());
+        own.or_else(|| inner.heard.get(&(set, brick)).copied())
+    }
+
     fn report(&self, events: Vec<PromiseEvent>) {
         for event in events {
             match event {
@@ -283,6 +290,9 @@ impl Inner {
             let member = self.maps.get(set).is_some_and(|map| map.member(*brick).is_some());
             if member && !self.gates.contains_key(&(*set, *brick)) {
                 self.heard.insert((*set, *brick), *facts);
+                for ((_, _), gate) in self.gates.iter().filter(|((s, _), _)| s == set) {
+                    gate.set_word(*brick, facts.durable);
+                }
             }
         }
         for ((set, brick), gate) in &self.gates {
@@ -291,7 +301,10 @@ impl Inner {
                 Some(gate) => Some(gate.facts()),
                 None => self.heard.get(&(*set, other)).copied(),
             };
-            let interval = map.lead.and_then(of).map_or(0, |f| f.interval);
+            // The highest number of all members, those that catch up too: a lead that is behind
+            // would file changes below what a newcomer calls its last interval in-sync.
+            let members = map.members.iter().filter_map(|m| of(m.brick));
+            let interval = members.map(|f| f.interval).max().unwrap_or(0);
             let others = map.in_sync().filter(|m| m.brick != *brick);
             let free = others.filter_map(|m| of(m.brick)).map(|f| f.free_bytes).min();
             gate.set_heard(interval, free.unwrap_or(u64::MAX));

@@ -318,7 +318,10 @@ impl ChangeLog {
     }
 
     /// One page of the inodes changed since an interval, in gfid order.
-    pub fn changed(&mut self, db: &Db, ask: &Changed) -> Result<ChangedList, Errno> {
+    ///
+    /// `kept`: inodes without a name, listed with every first page. No directory's names lead
+    /// to them, so that a comparison of the tree would miss them (trap 30).
+    pub fn changed(&mut self, db: &Db, ask: &Changed, kept: &[Gfid]) -> Result<ChangedList, Errno> {
         let complete_since = self.complete_since();
         let mut list = ChangedList {
             items: Vec::new(),
@@ -334,7 +337,7 @@ impl ChangeLog {
         let fresh =
             ask.after.is_nil() || self.snapshot.as_ref().is_none_or(|s| s.since != ask.since);
         if fresh {
-            self.snapshot = Some(self.take_snapshot(db, ask)?);
+            self.snapshot = Some(self.take_snapshot(db, ask, kept)?);
         }
         let Some(snapshot) = &self.snapshot else { return Ok(list) };
         // A question with several pages is answered as of its first page: what changed since
@@ -351,7 +354,7 @@ impl ChangeLog {
         Ok(list)
     }
 
-    fn take_snapshot(&mut self, db: &Db, ask: &Changed) -> Result<Snapshot, Errno> {
+    fn take_snapshot(&mut self, db: &Db, ask: &Changed, kept: &[Gfid]) -> Result<Snapshot, Errno> {
         let since = ask.since;
         let mut items: BTreeMap<Gfid, Delta> = BTreeMap::new();
         db.scan(CF_LOG, &key(since, Gfid::NIL), |k, v| {
@@ -360,6 +363,8 @@ impl ChangeLog {
             }
             true
         })?;
+        let attrs = Delta { bits: ATTRS, extents: Vec::new() };
+        kept.iter().for_each(|gfid| items.entry(*gfid).or_default().merge(&attrs));
         if ask.advance {
             self.enter(db, self.interval + 1)?;
         }
@@ -368,6 +373,22 @@ impl ChangeLog {
 
     pub fn current(&self) -> u64 {
         self.interval
+    }
+
+    /// Directories of which names changed since an interval.
+    pub fn directories(&self, db: &Db, since: u64) -> Result<Vec<Gfid>, Errno> {
+        let mut dirs = Vec::new();
+        db.scan(CF_LOG, &key(since, Gfid::NIL), |k, v| {
+            if let Some((_, gfid)) = parse_key(k)
+                && Delta::decode(v).bits & NAMES != 0
+            {
+                dirs.push(gfid);
+            }
+            true
+        })?;
+        dirs.sort_unstable();
+        dirs.dedup();
+        Ok(dirs)
     }
 }
 

@@ -116,7 +116,14 @@ impl Store {
                 continue;
             }
             let at = At::Name(dir, &entry.name);
-            let Some(rec) = self.record_at(at)? else { continue };
+            let Some(rec) = self.record_at(at)? else {
+                // A create that a power loss cut off. Without a database of its own the brick
+                // may be a copy that lost its xattrs: then nothing is touched.
+                if !self.opened.fresh_db && !parent.is_nil() {
+                    self.set_aside(dir, &entry.name)?;
+                }
+                continue;
+            };
             let kind = match entry.kind {
                 Kind::Unknown => self.disk.stat(at)?.kind(),
                 kind => kind,

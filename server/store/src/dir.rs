@@ -93,6 +93,9 @@ impl Store {
 
     pub(crate) fn inspect_dir(&mut self, a: &InspectDir) -> Result<Return, Errno> {
         let dir = self.dir(a.gfid)?;
+        if a.tidy {
+            self.set_leftovers_aside(&dir)?;
+        }
         let limit = a.limit.clamp(1, 4096);
         let page = self.page(&dir, a.after_hash, &a.after_name, limit)?;
         let rows = page.rows.into_iter();

@@ -172,6 +172,9 @@ disk! {
     fn fsync(fd: BorrowedFd<'_>, data_only: bool) -> ();
     fn sync_fs(fd: BorrowedFd<'_>) -> ();
     fn space(fd: BorrowedFd<'_>) -> SpaceStat;
+    /// A number of this mount of the file system that no other has until the machine starts
+    /// again; EOPNOTSUPP where the kernel has none (not XFS, and before Linux 6.8).
+    fn mount_id(fd: BorrowedFd<'_>) -> u64;
     fn handle_of(at: At<'_>) -> FileHandle;
     /// ESTALE when the inode is gone.
     fn open_handle(mount: BorrowedFd<'_>, handle: &FileHandle, how: Open) -> OwnedFd;

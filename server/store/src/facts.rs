@@ -9,11 +9,10 @@ use proto::ids::{BrickId, Epoch, Gfid, Incarnation};
 use rocksdb::WriteBatch;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use crate::checkpoint::{CHECKPOINT, CheckpointMark};
 use crate::db::{CF_STALE, Db};
+use crate::disk::Disk;
 use crate::store::{Opened, Store, done};
 
 const EPOCH: &str = "epoch";
@@ -41,32 +40,24 @@ pub fn wall_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A name for the life of the page cache that holds what is not yet on the disk: this start of
-/// the machine and this mount of the brick's file system. A file system that shut itself down
-/// has lost its cache although the machine went on.
-fn cache_life(brick: BorrowedFd<'_>) -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("{} {}", boot.trim(), mounted(brick).unwrap_or(0))
-}
-
-/// The kernel makes the folder of a mounted XFS below /sys anew for each mount, under a number
-/// that it does not use again, and every mount namespace sees the same. `None` on other file
-/// systems.
-fn mounted(brick: BorrowedFd<'_>) -> Option<u64> {
-    let device = rustix::fs::fstat(brick).ok()?.st_dev;
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let device = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    Some(std::fs::metadata(Path::new("/sys/fs/xfs").join(device.file_name()?)).ok()?.ino())
+/// The kernel's name for this start of the machine and for this mount of the brick's file
+/// system; what is empty it has no name for. A file system that was shut down and mounted again
+/// has lost what was not on the disk, as in a power loss.
+fn boot_id(disk: &dyn Disk, root: BorrowedFd<'_>) -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mount = disk.mount_id(root).map_or(String::new(), |id| format!("/{id}"));
+    format!("{}{mount}", id.trim())
 }
 
 impl Facts {
     /// Reads what the last daemon left.
-    pub fn open(db: &Db, brick: BorrowedFd<'_>) -> Result<(Facts, Opened), Errno> {
-        let boot_id = cache_life(brick);
+    pub fn open(db: &Db, disk: &dyn Disk, root: BorrowedFd<'_>) -> Result<(Facts, Opened), Errno> {
+        let boot_id = boot_id(disk, root);
         let old_boot = db.fact(BOOT)?;
         let mark = db.fact(CHECKPOINT)?.and_then(|b| CheckpointMark::decode(&b));
         let opened = Opened {
             fresh_db: false,
+            distrusted: false,
             // No boot noted: the database is new, or its first crawl was cut off.
             boot_changed: old_boot.is_none_or(|old| old != boot_id.as_bytes()),
             clean: db.fact(CLEAN)?.is_some_and(|c| c == b"1"),

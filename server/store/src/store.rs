@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +35,8 @@ pub struct Config {
     pub log_entries_max: usize,
     /// Bytes kept free; 0: 1 % and at least 1 GiB, at most 5 % below 20 GiB.
     pub reserve_bytes: u64,
+    /// The brick left its set for an error of its disk: nothing on it is taken for granted.
+    pub distrusted: bool,
     pub disk: Box<dyn Disk>,
 }
 
@@ -45,6 +47,7 @@ impl Default for Config {
             dir_entries_max: 256 * 1024,
             log_entries_max: 1_000_000,
             reserve_bytes: 0,
+            distrusted: false,
             disk: Box::new(RealDisk),
         }
     }
@@ -70,12 +73,14 @@ pub struct Opened {
     pub clean: bool,
     /// The wall clock stands before the last checkpoint.
     pub clock_behind: bool,
+    /// Its disk had failed: what it answered as written may not be there.
+    pub distrusted: bool,
 }
 
 impl Opened {
     /// Changes of this brick may be missing on its disk or in its log.
     pub fn suspect(&self) -> bool {
-        self.fresh_db || (self.boot_changed && !self.clean)
+        self.distrusted || self.fresh_db || (self.boot_changed && !self.clean)
     }
 }
 
@@ -156,9 +161,10 @@ impl Store {
         let failed =
             |errno| Refused::Disk { path: path.clone(), what: "opening the database", errno };
         let (db, fresh) = crawl::open_db(&*disk, &tree, &health)?;
-        let (facts, mut opened) = Facts::open(&db, tree.root.as_fd()).map_err(failed)?;
+        let (facts, mut opened) = Facts::open(&db, &*disk, tree.root.as_fd()).map_err(failed)?;
         opened.fresh_db = fresh && !new;
         opened.boot_changed &= !new;
+        opened.distrusted = config.distrusted;
         let changes = if new {
             ChangeLog::begin(&db, config.log_entries_max)
         } else {
@@ -184,10 +190,29 @@ impl Store {
         };
         if store.opened.suspect() {
             store.crawl().map_err(failed)?;
+        } else if !new && !store.opened.clean {
+            store.set_cut_off_creates_aside().map_err(failed)?;
         }
         store.facts.started(&store.db).map_err(failed)?;
         store.root().map_err(failed)?;
         Ok(store)
+    }
+
+    /// A daemon that was killed in the middle of a create left a file without a record under its
+    /// name. No operation sees it, but people who read the brick do. The log names every
+    /// directory in which it can be.
+    fn set_cut_off_creates_aside(&mut self) -> Result<(), Errno> {
+        let since = self.last_checkpoint()?.map_or(0, |mark| mark.interval.saturating_sub(1));
+        for gfid in self.changes.directories(&self.db, since)? {
+            match self.dir(gfid) {
+                Ok(dir) if self.set_leftovers_aside(&dir)? => {
+                    tracing::info!(%gfid, "a create that was cut off is set aside");
+                }
+                Ok(_) | Err(Errno::ESTALE | Errno::ENOTDIR | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 
     /// Ends cleanly: everything is on stable storage and the next start knows it.

@@ -140,6 +140,7 @@ fn heals(op: Op) -> Fop {
             after_hash: 0xfedc_ba98_7654_3210,
             after_name: name(),
             limit: 1000,
+            tidy: false,
         }
         .into(),
         Op::BlockSums => BlockSums { gfid: gfid(), first: 8192, count: 8191 }.into(),
@@ -169,7 +170,7 @@ fn settles(op: Op) -> Fop {
         }
         .into(),
         Op::MarkStale => MarkStale { gfid: gfid(), brick: other(), clear: true }.into(),
-        Op::PauseForJoin => PauseForJoin { epoch: 77, pause_ms: 500 }.into(),
+        Op::PauseForJoin => PauseForJoin { epoch: 77, pause_ms: 500, slow_us: 0 }.into(),
         Op::TakeOver => TakeOver { state: super::answers::hand_over() }.into(),
         Op::Vouch => Vouch { session, under: under() }.into(),
         _ => missing(op),

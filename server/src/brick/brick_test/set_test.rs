@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use proto::fop::{
-    Acquire, Answer, InspectDir, LeaseKey, Lock, Mode, PauseForJoin, PeerRead, Renew, Want,
-    Write as WriteFop,
+    Acquire, Answer, InspectDir, LeaseKey, Lock, MarkStale, Mode, PauseForJoin, PeerRead, Read,
+    Renew, Want, Write as WriteFop,
 };
 use proto::map::MemberState;
 use proto::{Epoch, Failure, Gfid, LeaseNumber, PeerId, Refusal};
@@ -18,7 +18,7 @@ fn everywhere(rig: &Rig, session: u64) -> Vec<Client> {
     (0..rig.seats.len()).map(|at| rig.client_of(at, session)).collect()
 }
 
-/// The same change at the members `at`, numbered `seq`.
+/// The same change at the members `at`, numbered `seq`, after all before it are settled.
 fn change(
     clients: &mut [Client],
     at: &[usize],
@@ -27,10 +27,22 @@ fn change(
     payload: &'static [u8],
     lease: (LeaseKey, LeaseNumber),
 ) {
+    change_above(seq - 1, clients, (at, seq), fop, payload, lease);
+}
+
+/// As `change`, while everything above `mark` is unsettled.
+fn change_above(
+    mark: u64,
+    clients: &mut [Client],
+    (at, seq): (&[usize], u64),
+    fop: impl Into<proto::fop::Fop>,
+    payload: &'static [u8],
+    lease: (LeaseKey, LeaseNumber),
+) {
     let mut ask = Ask::new(fop);
     ask.payload = payload.into();
     ask.under = under(lease.0, lease.1);
-    (ask.seq, ask.mark) = (seq, seq - 1);
+    (ask.seq, ask.mark) = (seq, mark);
     for member in at {
         clients[*member].ask_patiently(&ask).answer();
     }
@@ -67,8 +79,8 @@ fn a_dead_sessions_unfinished_changes_are_made_equal_before_the_next_grant() {
     let key = LeaseKey::Inode(file);
     change(&mut dead, &[0, 1, 2], 2, write(file, b"first"), b"first", (key, number));
     // The last two reach one member each, and not the lead.
-    change(&mut dead, &[1], 3, write(file, b"SECOND"), b"SECOND", (key, number));
-    change(&mut dead, &[2], 4, create("only", only), b"", (part, number));
+    change_above(2, &mut dead, (&[1], 3), write(file, b"SECOND"), b"SECOND", (key, number));
+    change_above(2, &mut dead, (&[2], 4), create("only", only), b"", (part, number));
     assert_eq!(bytes_at(&rig, 1, file), b"SECOND");
     drop(dead);
     let mut next = rig.client(2);
@@ -173,7 +185,7 @@ fn a_joiners_pause_holds_changes_and_ships_the_rules_state() {
     let number = client.lease(part, Mode::Exclusive);
     client.change(create("before", gfid(1)), b"", part, number).answer();
     let mut joiner = rig.peer_client(0, PeerId::random());
-    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms };
+    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms, slow_us: 0 };
     let Answer::HandOver(state) = joiner.plain(pause(100)).answer() else { panic!() };
     assert!(!state.rules.is_empty(), "it names the session, its window and its numbers");
     let mut ask = Ask::new(create("held", gfid(2)));
@@ -190,4 +202,47 @@ fn a_joiners_pause_holds_changes_and_ships_the_rules_state() {
     let mut names = names_at(&rig, 0);
     names.sort();
     assert_eq!(names, ["before", "held"]);
+}
+
+/// A copy that answered otherwise is made equal at once, by the lead, and is read again.
+#[test]
+fn a_stale_copy_is_healed_at_once_and_its_mark_cleared() {
+    let Some(rig) = Rig::new(Backend::Auto, 3) else { return };
+    let file = gfid(1);
+    let mut session = everywhere(&rig, 1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = session[0].lease(part, Mode::Exclusive);
+    change(&mut session, &[0, 1, 2], 1, create("file", file), b"", (part, number));
+    let key = LeaseKey::Inode(file);
+    change(&mut session, &[0, 1, 2], 2, write(file, b"first"), b"first", (key, number));
+    // Member 1 has neither of these, and the client takes them for done.
+    change(&mut session, &[0, 2], 3, write(file, b"SECOND"), b"SECOND", (key, number));
+    change(&mut session, &[0, 2], 4, create("only", gfid(2)), b"", (part, number));
+    session.iter_mut().for_each(|c| drop(c.plain(Renew { mark: 4, ..Renew::default() })));
+    let brick = Gfid(*rig.map.sets[0].members[1].brick.as_bytes());
+    for gfid in [file, Gfid::ROOT] {
+        session[0].ask_patiently(&Ask::new(MarkStale { gfid, brick, clear: false })).answer();
+    }
+    assert_eq!(bytes_at(&rig, 1, file), b"first");
+    drop(session);
+    // Its leases run out, and are the lead's then.
+    let began = Instant::now();
+    while bytes_at(&rig, 1, file) != b"SECOND" || names_at(&rig, 1) != names_at(&rig, 0) {
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", names_at(&rig, 1));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut reader = rig.client(2);
+    let number = reader.lease(key, Mode::Shared);
+    let mut at_member = rig.client_of(1, 2);
+    let mut read = Ask::new(Read { gfid: file, offset: 0, len: 10 });
+    read.under = under(key, number);
+    let mut got = at_member.ask_patiently(&read);
+    while matches!(got.head.status(), proto::frame::Status::Failed(_)) {
+        assert_eq!(got.failure(), Failure::Refused(Refusal::StaleCopy), "until the mark is gone");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        reader.plain(Renew::default()).answer();
+        std::thread::sleep(Duration::from_millis(20));
+        got = at_member.ask_patiently(&read);
+    }
+    assert_eq!(&got.payload[..], b"SECOND");
 }

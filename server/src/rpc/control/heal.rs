@@ -77,6 +77,8 @@ fn summary(
         let run = known.and_then(|runs| {
             runs.iter().find(|r| BrickId::from_slice(&r.brick_id) == Some(member.brick))
         });
+        // What a peer does not say may be pending; the pool's map alone may be an old one.
+        reply.complete &= run.is_some() || !volume.started;
         let run = run.cloned().unwrap_or_default();
         reply.pending += run.pending;
         reply.bytes += run.bytes;

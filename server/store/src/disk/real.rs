@@ -44,6 +44,28 @@ fn e(errno: rustix::io::Errno) -> Errno {
     Errno(errno.raw_os_error())
 }
 
+/// The kernel makes the folder of a mounted XFS below /sys anew for each mount, under a number
+/// that it does not use again; every mount namespace sees the same. `None` on other file systems.
+fn xfs_folder(fd: BorrowedFd<'_>) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = rustix::fs::fstat(fd).ok()?.st_dev;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let folder = std::path::Path::new("/sys/fs/xfs").join(device.file_name()?);
+    Some(std::fs::metadata(folder).ok()?.ino())
+}
+
+/// Of the mount, so that another mount namespace has another one.
+fn unique_mount_id(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    /// STATX_MNT_ID_UNIQUE
+    const UNIQUE: u32 = 0x4000;
+    let asked = StatxFlags::from_bits_retain(UNIQUE);
+    let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, asked).map_err(e)?;
+    let known = found.stx_mask & UNIQUE != 0;
+    known.then_some(found.stx_mnt_id).ok_or(Errno::EOPNOTSUPP)
+}
+
 fn last_errno() -> Errno {
     Errno::from(std::io::Error::last_os_error())
 }
@@ -336,6 +358,13 @@ impl Disk for RealDisk {
 
     fn sync_fs(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         rustix::fs::syncfs(fd).map_err(e)
+    }
+
+    fn mount_id(&self, fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+        match xfs_folder(fd) {
+            Some(number) => Ok(number),
+            None => unique_mount_id(fd),
+        }
     }
 
     fn space(&self, fd: BorrowedFd<'_>) -> Result<SpaceStat, Errno> {

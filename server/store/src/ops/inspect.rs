@@ -23,6 +23,8 @@ impl Store {
             Some(place) => (place.parent, place.name.into()),
             None => (Gfid::NIL, Bytes::new()),
         };
+        // A daemon killed between taking the last name and noting that there is none left.
+        let nameless = parent.is_nil() && a.gfid != Gfid::ROOT && self.is_kept(a.gfid)?;
         Ok(Answer::Inspected(Inspected {
             found: true,
             attr: self.attr(&node)?,
@@ -31,7 +33,7 @@ impl Store {
             meta: Bytes::copy_from_slice(&node.rec.encode()),
             parent,
             name,
-            orphan: node.rec.nlink == 0,
+            orphan: node.rec.nlink == 0 || (nameless && self.stat(&node)?.nlink <= 1),
         })
         .into())
     }
@@ -41,7 +43,8 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn changed(&mut self, a: &Changed, ctx: &Ctx) -> Result<ChangedList, Errno> {
-        let mut list = self.changes.changed(&self.db, a)?;
+        let kept = if a.after.is_nil() { self.orphans()? } else { Vec::new() };
+        let mut list = self.changes.changed(&self.db, a, &kept)?;
         if a.after.is_nil() && list.items.is_empty() {
             list.current = list.current.max(ctx.interval);
         }

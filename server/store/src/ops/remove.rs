@@ -8,6 +8,7 @@ use proto::ids::Gfid;
 use rocksdb::WriteBatch;
 
 use crate::dir::Child;
+use crate::disk::At;
 use crate::node::{Node, Under, inner_name};
 use crate::record::Record;
 use crate::store::{Ctx, Store, done};
@@ -186,7 +187,7 @@ impl Store {
             Err(errno) => return Err(errno),
         }
         let named = match self.node(a.gfid) {
-            Ok(node) => node.rec.nlink > 0,
+            Ok(node) => self.stat(&node)?.nlink > 0,
             Err(Errno::ESTALE) => false,
             Err(errno) => return Err(errno),
         };
@@ -202,6 +203,15 @@ impl Store {
     /// The file system's own.
     pub fn orphans(&self) -> Result<Vec<Gfid>, Errno> {
         self.inner_gfids(self.tree.orphans.as_fd())
+    }
+
+    /// Whether an inode stands among the orphans.
+    pub(crate) fn is_kept(&self, gfid: Gfid) -> Result<bool, Errno> {
+        match self.disk.stat(At::Name(self.tree.orphans.as_fd(), &inner_name(gfid))) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
     }
 
     pub(crate) fn inner_gfids(&self, dir: std::os::fd::BorrowedFd<'_>) -> Result<Vec<Gfid>, Errno> {

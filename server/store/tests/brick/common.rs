@@ -131,7 +131,7 @@ impl Brick {
     }
 
     pub fn names(&mut self, gfid: Gfid) -> Vec<DirEntry> {
-        let ask = InspectDir { gfid, after_hash: 0, after_name: Bytes::new(), limit: 4096 };
+        let ask = InspectDir { gfid, limit: 4096, ..InspectDir::default() };
         entries(self.call(ask).unwrap()).entries
     }
 

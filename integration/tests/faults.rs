@@ -1,0 +1,159 @@
+//! Disks that fail or hang under a writer: the brick leaves its set, says why, and comes back
+//! only by a heal.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use integration::cluster::{Cluster, Spec};
+use integration::load::{Load, Plan};
+use integration::need::{self, Need};
+use integration::sys;
+
+/// An error is seen by the next request, and the rest is an eviction.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A hanging request is waited for 10 s before its disk is given up.
+const HANG_MAX: Duration = Duration::from_secs(15);
+const HEAL_MAX: Duration = Duration::from_secs(90);
+
+fn test(name: &str, needs: &[Need], body: fn() -> Result<()>) {
+    if need::all(name, needs) {
+        body().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+/// The image behind a mounted disk.
+fn image_of(disk: &Path) -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    let disk = disk.to_string_lossy();
+    let mut lines = mounts.lines().map(|l| l.split_whitespace());
+    let device = lines.find_map(|mut words| {
+        let (device, point) = (words.next()?, words.next()?);
+        (point == disk).then(|| device.to_owned())
+    });
+    let device = device.with_context(|| format!("{disk} is not mounted"))?;
+    let image = sys::must("losetup", &["-n", "-O", "BACK-FILE", &device])?;
+    Ok(PathBuf::from(image.trim()))
+}
+
+/// What `volume status` says of a node's brick: state and reason.
+fn brick_state(cluster: &Cluster, k: usize) -> Result<(String, String)> {
+    let host = &cluster.nodes[k].host;
+    for brick in cluster.brick_states("gv0")? {
+        if brick["host"] == host.as_str() {
+            let word = |key: &str| brick[key].as_str().unwrap_or_default().to_owned();
+            return Ok((word("state"), word("reason")));
+        }
+    }
+    bail!("status names no brick of {host}")
+}
+
+/// Waits until status shows the brick out of service, for a reason with `word`.
+fn wait_out_with(cluster: &Cluster, k: usize, word: &str) -> Result<()> {
+    let limit = Duration::from_secs(20);
+    sys::wait_until("the brick to be out", limit, || {
+        let (state, reason) = brick_state(cluster, k)?;
+        let out = state != "in-sync" && reason.contains("out of service") && reason.contains(word);
+        Ok(sys::Poll::of(out, || format!("{state}: {reason}")))
+    })
+    .map(drop)
+}
+
+/// The file system is mounted anew, as after a new cable: what was not on the disk is gone.
+fn mount_anew(cluster: &mut Cluster, k: usize) -> Result<()> {
+    let disk = cluster.nodes[k].disk();
+    let image = image_of(&disk)?;
+    cluster.nodes[k].kill();
+    let point = disk.to_string_lossy().into_owned();
+    sys::must("umount", &[point.as_str()])?;
+    let words = ["-o", "loop,noatime", &image.to_string_lossy(), &point];
+    sys::must("mount", &words)?;
+    cluster.nodes[k].start()
+}
+
+fn fail_one(cluster: &mut Cluster, mount: &Path, k: usize, seed: u64) -> Result<()> {
+    let what = format!("disk of {} (seed {seed})", cluster.nodes[k].host);
+    let load = Load::start(&mount.join(format!("w{seed}")), Plan { seed, ..Plan::default() })?;
+    load.wait_operations(300, Duration::from_secs(30))?;
+    let disk = cluster.nodes[k].disk();
+    sys::must("xfs_io", &["-x", "-c", "shutdown", &disk.to_string_lossy()])?;
+    wait_out_with(cluster, k, "").context(what.clone())?;
+    load.wait_operations(50, Duration::from_secs(10)).context(what.clone())?;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let (state, _) = brick_state(cluster, k)?;
+        ensure!(state != "in-sync", "{what}: it came back by itself");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    load.take_report().demand(PAUSE_MAX).with_context(|| format!("after {what}"))?;
+    mount_anew(cluster, k).context(what.clone())?;
+    cluster.wait_healed("gv0", HEAL_MAX).with_context(|| format!("after {what}"))?;
+    load.wait_operations(50, Duration::from_secs(10))?;
+    let (model, report) = load.finish()?;
+    report.demand(PAUSE_MAX).with_context(|| format!("during the heal of {what}"))?;
+    model.verify().with_context(|| format!("through the mount after {what}"))?;
+    cluster.wait_healed("gv0", HEAL_MAX)?;
+    let entries = cluster.demand_equal_bricks("gv0").with_context(|| format!("after {what}"))?;
+    println!("{what}: {entries} entries equal");
+    Ok(())
+}
+
+#[test]
+fn a_failing_disk_takes_its_brick_out_with_a_reason_and_it_returns_only_by_heal() {
+    let needs = &[Need::Root, Need::Xfs, Need::Fuse, Need::Program("xfs_io")];
+    test("a_failing_disk", needs, || {
+        let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("disk") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        let lead = cluster.lead("gv0")?;
+        fail_one(&mut cluster, mount.point(), (lead + 1) % 3, 1)?;
+        let lead = cluster.lead("gv0")?;
+        fail_one(&mut cluster, mount.point(), lead, 2)?;
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Lets a frozen file system go on, whatever becomes of the test.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(disk: PathBuf) -> Result<Self> {
+        sys::must("fsfreeze", &["-f", &disk.to_string_lossy()])?;
+        Ok(Self(disk))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("fsfreeze").arg("-u").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_hanging_disk_is_given_up_and_the_writer_goes_on() {
+    let needs = &[Need::Root, Need::Xfs, Need::Fuse, Need::Program("fsfreeze")];
+    test("a_hanging_disk", needs, || {
+        let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("hang") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        let k = (cluster.lead("gv0")? + 1) % 3;
+        let load = Load::start(&mount.point().join("w"), Plan::default())?;
+        load.wait_operations(300, Duration::from_secs(30))?;
+        let frozen = Frozen::freeze(cluster.nodes[k].disk())?;
+        wait_out_with(&cluster, k, "held a request")?;
+        load.wait_operations(50, Duration::from_secs(10)).context("after the hang")?;
+        load.take_report().demand(HANG_MAX)?;
+        drop(frozen);
+        cluster.nodes[k].kill();
+        cluster.nodes[k].start()?;
+        cluster.wait_healed("gv0", HEAL_MAX)?;
+        let (model, report) = load.finish()?;
+        report.demand(PAUSE_MAX).context("during the heal")?;
+        model.verify()?;
+        cluster.wait_healed("gv0", HEAL_MAX)?;
+        cluster.demand_equal_bricks("gv0")?;
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
