@@ -11,7 +11,7 @@ fn at(ms: u64) -> Tick {
 
 /// Trap 9: a change is filed in the interval that is open when it is applied.
 #[test]
-fn a_closed_interval_is_never_open_again() {
+fn trap_09_a_closed_interval_is_never_open_again() {
     let mut lead = IntervalClock::new(at(0), Interval(6));
     let mut other = IntervalClock::new(at(0), Interval(3));
     assert_eq!(lead.current(), Interval(7), "a start opens a new one");
@@ -25,7 +25,7 @@ fn a_closed_interval_is_never_open_again() {
 
 /// Traps 9, 51: one interval of overlap, for members' numbers differ by one.
 #[test]
-fn a_question_overlaps_by_one_interval() {
+fn trap_09_a_question_overlaps_by_one_interval() {
     let book = LogBook::of_new_set();
     assert_eq!(book.answer(Some(Interval(8))), LogAnswer::Since(Interval(7)));
     assert_eq!(book.answer(None), LogAnswer::Everything, "a new brick compares everything");
@@ -33,7 +33,7 @@ fn a_question_overlaps_by_one_interval() {
 
 /// Trap 8: trimmed by what all members have on disk, those away too.
 #[test]
-fn a_log_is_kept_for_the_member_that_is_away() {
+fn trap_08_a_log_is_kept_for_the_member_that_is_away() {
     let map = set_map(5, &[(1, InSync), (2, InSync), (3, Out)]);
     let mut book = LogBook::of_new_set();
     for (n, durable) in [(1, 90), (2, 91), (3, 40)] {
@@ -53,7 +53,7 @@ fn a_log_is_kept_for_the_member_that_is_away() {
 
 /// Trap 12: B's log was lost and rebuilt; C gets "compare everything", not an empty list.
 #[test]
-fn a_rebuilt_log_says_since_when_it_is_complete() {
+fn trap_12_a_rebuilt_log_says_since_when_it_is_complete() {
     let book = LogBook::new(Interval(50));
     assert_eq!(book.answer(Some(Interval(50))), LogAnswer::Everything);
     assert_eq!(book.answer(Some(Interval(51))), LogAnswer::Everything);
@@ -62,7 +62,7 @@ fn a_rebuilt_log_says_since_when_it_is_complete() {
 
 /// Trap 10: B healed from A and took its log over; when A dies, B can answer for C.
 #[test]
-fn a_joiner_answers_as_far_back_as_the_lead_it_healed_from() {
+fn trap_10_a_joiner_answers_as_far_back_as_the_lead_it_healed_from() {
     let mut lead = LogBook::of_new_set();
     lead.on_durable(brick(3), Interval(40));
     let mut joiner = LogBook::new(Interval(70));
@@ -76,7 +76,7 @@ fn a_joiner_answers_as_far_back_as_the_lead_it_healed_from() {
 /// Traps 13, 56: inodes changed since the checkpoint are listed; a clock that stepped back
 /// makes it everything.
 #[test]
-fn the_ctime_scan_distrusts_a_clock_behind_the_checkpoint() {
+fn trap_13_the_ctime_scan_distrusts_a_clock_behind_the_checkpoint() {
     let checkpoint = 1_000_000 * MS;
     let since = CtimeScan::Since(checkpoint - 2_000 * MS);
     assert_eq!(ctime_scan(Some(checkpoint), checkpoint + 5), since);
@@ -116,7 +116,8 @@ fn a_joiner_rounds_makes_a_checkpoint_pauses_and_joins() {
     let mut joiner = paused();
     assert_eq!(joiner.on_paused(), [JoinCommand::CopyRest]);
     let of = vec![brick(1), brick(2)];
-    assert_eq!(joiner.on_rest(), [JoinCommand::AskAgreement { of, epoch: Epoch(5) }]);
+    assert_eq!(joiner.on_rest(), [JoinCommand::Checkpoint], "the rest is synced, too");
+    assert_eq!(joiner.on_checkpoint(), [JoinCommand::AskAgreement { of, epoch: Epoch(5) }]);
     assert!(joiner.on_agreed(brick(2)).is_empty(), "every in-sync member has to agree");
     let join = JoinCommand::ProposeJoin { epoch: Epoch(5), incarnation: inc(30) };
     assert_eq!(joiner.on_agreed(brick(1)), [join]);
@@ -129,12 +130,15 @@ fn a_joiner_rounds_makes_a_checkpoint_pauses_and_joins() {
 /// Trap 53: a pause over 0.5 s ends by the joiner's word, at whatever step it stands; once
 /// members were asked to agree, by the end of its incarnation.
 #[test]
-fn a_pause_over_its_bound_is_withdrawn_by_the_joiners_word() {
+fn trap_53_a_pause_over_its_bound_is_withdrawn_by_the_joiners_word() {
     let steps: [fn(&mut Joiner); 4] = [
         |_| {},
         |j| drop(j.on_paused()),
-        |j| drop((j.on_paused(), j.on_rest())),
-        |j| drop((j.on_paused(), j.on_rest(), j.on_agreed(brick(1)), j.on_agreed(brick(2)))),
+        |j| drop((j.on_paused(), j.on_rest(), j.on_checkpoint())),
+        |j| {
+            drop((j.on_paused(), j.on_rest(), j.on_checkpoint()));
+            drop((j.on_agreed(brick(1)), j.on_agreed(brick(2))));
+        },
     ];
     for (n, step) in steps.into_iter().enumerate() {
         let mut joiner = paused();
@@ -155,7 +159,7 @@ fn a_pause_over_its_bound_is_withdrawn_by_the_joiners_word() {
 
 /// Trap 52: a new epoch before the commit voids everything agreed; rounds go on.
 #[test]
-fn a_new_epoch_leads_back_to_rounds() {
+fn trap_52_a_new_epoch_leads_back_to_rounds() {
     let mut joiner = paused();
     joiner.on_paused();
     joiner.on_rest();
@@ -182,7 +186,7 @@ fn a_lead_that_dies_in_a_round_is_followed_by_its_successor() {
 
 /// Trap 31: under a heavy writer rounds do not converge; writers are slowed more and more.
 #[test]
-fn writers_are_slowed_while_rounds_do_not_converge() {
+fn trap_31_writers_are_slowed_while_rounds_do_not_converge() {
     let mut joiner = begin();
     let mut delays = Vec::new();
     for round in 0..12 {
@@ -204,10 +208,49 @@ fn a_member_that_does_not_agree_ends_the_attempt() {
     let mut joiner = paused();
     joiner.on_paused();
     joiner.on_rest();
+    joiner.on_checkpoint();
     joiner.on_agreed(brick(1));
     assert_eq!(joiner.on_disagreed(), [JoinCommand::NeverServe]);
     let mut joiner = paused();
     let ask = [JoinCommand::AskChanges { since: Some(Interval(21)) }];
     assert!(joiner.on_pause_refused().is_empty(), "nobody has agreed yet: no harm done");
     assert_eq!(joiner.on_tick(Tick(400 * MS)), ask, "another round, but not at once");
+}
+
+/// Trap 32: what it was healed to is on disk before it may join, the rest of the pause as well.
+#[test]
+fn trap_32_a_joiner_syncs_before_anybody_is_asked_to_agree() {
+    let mut joiner = paused();
+    joiner.on_paused();
+    assert_eq!(joiner.on_rest(), [JoinCommand::Checkpoint]);
+    assert!(joiner.on_agreed(brick(1)).is_empty(), "nobody was asked yet");
+    assert!(matches!(joiner.on_checkpoint()[..], [JoinCommand::AskAgreement { .. }]));
+}
+
+/// The proposal was lost with the pool's leader: it is made again, by whom all agreed with in
+/// this very epoch and nowhere else.
+#[test]
+fn a_join_is_proposed_again_only_where_all_members_agreed() {
+    let mut joiner = paused();
+    drop((joiner.on_paused(), joiner.on_rest(), joiner.on_checkpoint()));
+    drop((joiner.on_agreed(brick(1)), joiner.on_agreed(brick(2))));
+    assert!(joiner.on_tick(at(2010)).is_empty());
+    let join = JoinCommand::ProposeJoin { epoch: Epoch(5), incarnation: inc(30) };
+    assert_eq!(joiner.on_tick(at(2200)), [join]);
+    let map = set_map(6, &[(1, InSync), (2, InSync), (3, Syncing)]);
+    joiner.on_map(&map);
+    let again = (0..20).flat_map(|n| joiner.on_tick(at(2210 + 20 * n)));
+    assert_eq!(again.count(), 0, "nobody agreed in the new epoch");
+}
+
+/// The lead restarted and may have lost what was copied from it.
+#[test]
+fn a_restarted_lead_is_asked_from_the_beginning() {
+    let mut joiner = paused();
+    let mut map = set_map(6, &[(1, InSync), (2, InSync), (3, Syncing)]);
+    map.members[0].incarnation = inc(11);
+    let ask = [JoinCommand::AskChanges { since: Some(Interval(8)) }];
+    assert_eq!(joiner.on_map(&map), ask);
+    let commands = joiner.on_list(at(3000), left(0, 0), Interval(22));
+    assert_eq!(commands, [JoinCommand::CopyList], "what was copied before is compared again");
 }

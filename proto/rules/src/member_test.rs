@@ -91,7 +91,7 @@ fn a_change_is_executed_once_and_replayed() {
 
 /// Traps 1, 19: without a running promise of every other member nothing is served.
 #[test]
-fn nothing_is_served_after_the_promises_ran_out() {
+fn trap_01_nothing_is_served_after_the_promises_ran_out() {
     let mut member = follower(&in_sync(5, &[1, 2]));
     member.set_serve_until(at(100));
     for head in [change(5, 1, 1, number(5, 1)), read(5, 1, true)] {
@@ -111,7 +111,7 @@ fn a_request_of_another_epoch_is_refused_with_the_members_epoch() {
 
 /// Traps 17, 54: the map names another incarnation, or another state.
 #[test]
-fn only_the_named_incarnation_serves() {
+fn trap_17_only_the_named_incarnation_serves() {
     let mut restarted: Member<u32> = Member::new(brick(2), inc(21));
     restarted.on_map(&in_sync(5, &[1, 2]), 1);
     restarted.set_serve_until(Tick::NEVER);
@@ -124,7 +124,7 @@ fn only_the_named_incarnation_serves() {
 /// Trap 15: W was revoked, C restarted and rejoined: it serves only sessions that the lead of
 /// this epoch named, and it took over the numbers before it serves.
 #[test]
-fn a_rejoined_member_serves_named_sessions_under_known_numbers() {
+fn trap_15_a_rejoined_member_serves_named_sessions_under_known_numbers() {
     let (mut lead, table, held) = lead(&set_map(5, &[(1, InSync), (2, Syncing)]));
     lead.numbers.raise(key(1), number(5, held.counter + 1));
     let mut joiner: Member<u32> = Member::new(brick(2), inc(20));
@@ -168,7 +168,7 @@ fn sessions_are_named_anew_by_a_new_lead() {
 
 /// Traps 4, 16: in a new lead's epoch a frame under an earlier lead's number dies.
 #[test]
-fn an_earlier_leads_numbers_are_dead() {
+fn trap_04_an_earlier_leads_numbers_are_dead() {
     let mut map = in_sync(5, &[1, 2, 3]);
     let mut member = follower(&map);
     map.epoch = Epoch(6);
@@ -212,7 +212,7 @@ fn reads_without_a_lease_go_to_the_lead() {
 
 /// Trap 24: a lease-less read waits for the grace to end.
 #[test]
-fn a_leaseless_read_waits_for_the_grace_to_end() {
+fn trap_24_a_leaseless_read_waits_for_the_grace_to_end() {
     let mut member: Member<u32> = Member::new(brick(1), inc(10));
     member.on_map(&in_sync(5, &[1, 2]), 1);
     member.set_serve_until(at(10_000));
@@ -230,7 +230,7 @@ fn a_leaseless_read_waits_for_the_grace_to_end() {
 
 /// Trap 57: a member that forgot the number asks the lead before it executes.
 #[test]
-fn a_number_at_the_floor_is_checked_with_the_lead() {
+fn trap_57_a_number_at_the_floor_is_checked_with_the_lead() {
     let mut member = follower(&in_sync(5, &[1, 2]));
     member.numbers = Numbers::new(1);
     member.numbers.raise(key(1), number(5, 1));
@@ -244,7 +244,7 @@ fn a_number_at_the_floor_is_checked_with_the_lead() {
 
 /// Trap 51: what is above the marks is logged again in the interval of the new epoch.
 #[test]
-fn unsettled_changes_are_logged_again_at_each_epoch() {
+fn trap_51_unsettled_changes_are_logged_again_at_each_epoch() {
     let mut member = follower(&in_sync(5, &[1, 2]));
     member.admit(at(0), &change(5, 1, 1, number(5, 1)), None);
     member.finish(W, Seq(1), 0);
@@ -258,7 +258,7 @@ fn unsettled_changes_are_logged_again_at_each_epoch() {
 
 /// Trap 6: B's ENOSPC or EIO: it answers nobody and leaves; the success of others stands.
 #[test]
-fn a_member_with_a_disk_error_answers_nobody() {
+fn trap_06_a_member_with_a_disk_error_answers_nobody() {
     let mut member = follower(&in_sync(5, &[1, 2]));
     let head = change(5, 1, 1, number(5, 1));
     assert_eq!(member.admit(at(0), &head, None), Verdict::Execute);
@@ -286,7 +286,7 @@ fn a_sole_members_failed_inode_answers_eio() {
 
 /// Traps 7, 8 of the stale rule: a stale copy is never read and counts as missing.
 #[test]
-fn a_stale_copy_is_not_read_and_counts_as_missing() {
+fn trap_07_a_stale_copy_is_not_read_and_counts_as_missing() {
     let map = in_sync(5, &[1, 2]);
     let mut member = follower(&map);
     member.on_map(&in_sync(6, &[1, 2]), 2);
@@ -303,7 +303,7 @@ fn a_stale_copy_is_not_read_and_counts_as_missing() {
 
 /// Trap 7: acknowledged only when the mark is durable on all, the stale one too.
 #[test]
-fn a_divergence_is_acknowledged_when_all_members_noted_it() {
+fn trap_07_a_divergence_is_acknowledged_when_all_members_noted_it() {
     let bricks = [brick(1), brick(2), brick(3)];
     let mut marking = Marking::new(vec![(brick(2), gfid(1))], bricks);
     assert!(!marking.on_noted(brick(1)));
@@ -332,7 +332,7 @@ fn with_too_few_members_changes_wait_and_reads_go_on() {
 
 /// Trap 53: a pause ends by the joiner's word or by a new epoch, never by guess.
 #[test]
-fn a_joins_pause_holds_changes_until_it_is_ended_by_word_or_epoch() {
+fn trap_53_a_joins_pause_holds_changes_until_it_is_ended_by_word_or_epoch() {
     let map = set_map(5, &[(1, InSync), (2, Syncing)]);
     let (mut member, table, held) = lead(&map);
     assert_eq!(member.admit(at(0), &change(5, 1, 1, held), Some(&table)), Verdict::Execute);
@@ -361,7 +361,7 @@ fn a_joins_pause_holds_changes_until_it_is_ended_by_word_or_epoch() {
 
 /// Traps 10, 11: a joiner knows the windows and unsettled changes of the set when it joins.
 #[test]
-fn a_joiner_takes_over_windows_and_unsettled_changes() {
+fn trap_10_a_joiner_takes_over_windows_and_unsettled_changes() {
     let map = set_map(5, &[(1, InSync), (2, Syncing)]);
     let (mut member, table, held) = lead(&map);
     member.admit(at(0), &change(5, 1, 1, held), Some(&table));
@@ -375,4 +375,95 @@ fn a_joiner_takes_over_windows_and_unsettled_changes() {
     assert_eq!(joiner.windows.unsettled(None, None).len(), 1);
     assert!(!joiner.stale.is_stale(brick(2), gfid(4)), "its copy was healed");
     assert_eq!(joiner.graced(), Epoch(5));
+}
+
+/// A joiner has its list of marks from the beginning of the pause: none may change meanwhile.
+#[test]
+fn marks_and_a_joiners_pause_exclude_each_other() {
+    let (mut member, _, _) = lead(&in_sync(5, &[1, 2, 3]));
+    let mark = [(brick(2), gfid(1))];
+    assert!(member.begin_marking(&mark));
+    assert!(!member.pause(at(0), Epoch(5), JOIN_PAUSE), "a mark is being noted");
+    member.end_marking();
+    assert!(member.pause(at(0), Epoch(5), JOIN_PAUSE));
+    assert!(!member.begin_marking(&mark), "the joiner would miss it");
+    member.resume();
+    assert!(member.begin_marking(&[]), "clearing is a round, too");
+}
+
+#[test]
+fn a_mark_that_leaves_no_good_copy_waits() {
+    let (mut member, _, _) = lead(&in_sync(5, &[1, 2]));
+    member.stale.mark(brick(2), gfid(1));
+    assert!(!member.begin_marking(&[(brick(1), gfid(1))]), "the other copy is healed first");
+    assert!(member.begin_marking(&[(brick(1), gfid(2))]));
+}
+
+/// Sessions and numbers are handed over at the pause: what ended during it, the joiner would
+/// go on serving.
+#[test]
+fn leases_do_not_end_in_a_joiners_pause_nor_while_nobody_can_be_heard() {
+    let (mut member, _, _) = lead(&in_sync(5, &[1, 2]));
+    assert!(member.may_revoke(at(0)));
+    assert!(!member.may_revoke(at(10_000)), "its promises have run out");
+    assert!(member.pause(at(0), Epoch(5), JOIN_PAUSE));
+    assert!(!member.may_revoke(at(1)));
+    member.on_map(&in_sync(6, &[1, 2, 3]), 1);
+    assert!(member.may_revoke(at(2)));
+    assert!(!follower(&in_sync(5, &[1, 2])).may_revoke(at(0)), "only the lead ends leases");
+}
+
+/// A copy taken from a stale one is stale, unless the joiner was there when that was marked.
+#[test]
+fn what_is_taken_from_a_stale_copy_is_stale() {
+    let map = set_map(5, &[(1, InSync), (2, Syncing)]);
+    let (mut source, _, _) = lead(&map);
+    source.stale.mark(brick(1), gfid(1));
+    let mut away: Member<u32> = Member::new(brick(2), inc(20));
+    away.on_map(&map, 1);
+    assert!(away.keeps(brick(1)).is_empty());
+    let marks = source.marks_for(brick(2), &away.keeps(brick(1)));
+    assert_eq!(marks, [(brick(2), gfid(1))]);
+    marks.iter().for_each(|(b, g)| assert!(source.stale.mark(*b, *g)));
+    away.take_over(source.hand_over([]));
+    assert!(away.stale.is_stale(brick(2), gfid(1)));
+
+    let mut there: Member<u32> = Member::new(brick(2), inc(20));
+    there.on_map(&map, 1);
+    there.stale.mark(brick(1), gfid(1));
+    assert_eq!(there.keeps(brick(1)), BTreeSet::from([gfid(1)]));
+}
+
+/// A lead whose own copy can be healed first does not hand it to a joiner.
+#[test]
+fn a_lead_with_a_stale_copy_heals_it_before_a_pause() {
+    let (mut member, _, _) = lead(&in_sync(5, &[1, 2]));
+    member.stale.mark(brick(1), gfid(1));
+    assert!(!member.pause(at(0), Epoch(5), JOIN_PAUSE));
+    member.stale.clear(brick(1), gfid(1));
+    assert!(member.pause(at(0), Epoch(5), JOIN_PAUSE));
+}
+
+/// It touches nothing, so no settling would ever clear it where it was executed.
+#[test]
+fn an_fsync_is_not_fenced_by_the_end_of_a_lease() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    member.numbers.raise(key(1), number(5, 9));
+    let fsync = Head { touches: vec![], ..change(5, 1, 1, number(5, 1)) };
+    assert_eq!(member.admit(at(0), &fsync, None), Verdict::Execute);
+    let write = change(5, 2, 1, number(5, 1));
+    assert_eq!(refused(member.admit(at(0), &write, None)), Refusal::StaleLease);
+}
+
+/// Trap 47: with one copy left it is known to be the last: `lone-sync` makes changes durable,
+/// status says so, and its peer cannot be stopped.
+#[test]
+fn trap_47_the_last_copy_is_known_as_such() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    assert!(!member.lone());
+    let map = set_map(6, &[(1, Out), (2, InSync)]);
+    member.on_map(&map, 1);
+    assert!(member.lone());
+    let peer = crate::testing::peer(2);
+    assert_eq!(crate::set::can_stop(&map, peer, 1), Err(crate::set::CannotStop::LastInSync));
 }

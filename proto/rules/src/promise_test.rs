@@ -78,7 +78,7 @@ fn a_member_serves_while_it_holds_every_other_members_promise() {
 
 /// Trap 19: ten queued answers drained after a pause of 5 s are worth nothing.
 #[test]
-fn a_promise_counts_from_the_sending_of_its_ping() {
+fn trap_19_a_promise_counts_from_the_sending_of_its_ping() {
     let mut pool = Pool::new(&in_sync(5, &[1, 2]), &[1, 2]);
     for n in 0..10 {
         pool.ping(1, 2, at(n * 300), at(9000));
@@ -116,7 +116,7 @@ fn a_peer_long_dead_is_evicted_without_a_wait() {
 
 /// Trap 20: B stopped promising C, the leader vanished: never again in E; a bump ends E.
 #[test]
-fn a_stopped_promise_is_never_resumed_in_its_epoch() {
+fn trap_20_a_stopped_promise_is_never_resumed_in_its_epoch() {
     let mut map = in_sync(5, &[1, 2, 3]);
     let mut pool = Pool::new(&map, &[1, 2, 3]);
     pool.all_ping(at(0));
@@ -137,7 +137,7 @@ fn a_stopped_promise_is_never_resumed_in_its_epoch() {
 /// Trap 17: a machine that is back in 1 s, within its promises, neither holds its
 /// predecessor's promises nor knows what it gave.
 #[test]
-fn a_new_incarnation_holds_nothing_and_waits_out_what_it_forgot() {
+fn trap_17_a_new_incarnation_holds_nothing_and_waits_out_what_it_forgot() {
     let map = in_sync(5, &[1, 2, 3]);
     let mut pool = Pool::new(&map, &[1, 2, 3]);
     pool.all_ping(at(0));
@@ -158,7 +158,7 @@ fn a_new_incarnation_holds_nothing_and_waits_out_what_it_forgot() {
 /// Trap 17: named at once, a new incarnation still promises nothing in its first promise time
 /// while somebody may hold its predecessor's; all hellos heard, it does.
 #[test]
-fn a_new_incarnation_promises_nothing_at_first() {
+fn trap_17_a_new_incarnation_promises_nothing_at_first() {
     let mut map = in_sync(5, &[1, 2, 3]);
     let mut pool = Pool::new(&map, &[1, 2, 3]);
     map.epoch = Epoch(6);
@@ -224,7 +224,7 @@ fn join() -> SetEntry {
 /// Trap 1: A, alone in the set, is cut off at the commit of B's join. It agreed first and
 /// needs B's promise from then on, so it stops before B can serve without it.
 #[test]
-fn a_sole_member_that_agreed_to_a_join_stops_when_cut_off() {
+fn trap_01_a_sole_member_that_agreed_to_a_join_stops_when_cut_off() {
     let (mut map, mut pool) = joining();
     assert_eq!(pool.until(1), Tick::ZERO, "from the agreement on");
     pool.all_ping(at(0));
@@ -249,7 +249,7 @@ fn a_sole_member_that_agreed_to_a_join_stops_when_cut_off() {
 
 /// Trap 52: the joiner dies before the commit; the bare bump ends the need for its promise.
 #[test]
-fn a_bump_ends_the_agreement_to_a_dead_joiner() {
+fn trap_52_a_bump_ends_the_agreement_to_a_dead_joiner() {
     let (mut map, mut pool) = joining();
     pool.all_ping(at(0));
     pool.0.remove(&2);
@@ -263,7 +263,7 @@ fn a_bump_ends_the_agreement_to_a_dead_joiner() {
 /// Traps 52, 53: a living joiner withdraws by its word; should its Join commit all the same,
 /// it serves nobody and promises nobody.
 #[test]
-fn never_serves_ends_the_agreement_at_once_and_holds_for_ever() {
+fn trap_52_never_serves_ends_the_agreement_at_once_and_holds_for_ever() {
     let (mut map, mut pool) = joining();
     pool.all_ping(at(0));
     pool.of(2).never_serve(key(), brick(2));
@@ -280,7 +280,7 @@ fn never_serves_ends_the_agreement_at_once_and_holds_for_ever() {
 /// Trap 54: A crashes before it learns of the join and restarts in a partition: it believes
 /// itself the sole member, but no entry names its new incarnation.
 #[test]
-fn a_restarted_sole_member_does_not_serve_before_an_entry_names_it() {
+fn trap_54_a_restarted_sole_member_does_not_serve_before_an_entry_names_it() {
     let map = set_map(5, &[(1, InSync), (2, Syncing)]);
     let mut pool = Pool::new(&map, &[1]);
     pool.start(at(0), 1, 11, false);
@@ -305,7 +305,7 @@ fn a_join_is_agreed_to_only_as_checked() {
 /// Trap 21: only the link between A and B is cut: nobody of the two serves, and both say whom
 /// they miss, so that the leader can choose.
 #[test]
-fn both_ends_of_a_cut_link_report_each_other() {
+fn trap_21_both_ends_of_a_cut_link_report_each_other() {
     let mut pool = Pool::new(&in_sync(5, &[1, 2, 3]), &[1, 2, 3]);
     pool.all_ping(at(0));
     for (from, to) in [(1, 3), (3, 1), (2, 3), (3, 2)] {

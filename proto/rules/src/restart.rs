@@ -229,7 +229,7 @@ mod tests {
 
     /// Trap 55: intact memory wins over the latest durable epoch and over the order.
     #[test]
-    fn the_member_with_its_page_cache_intact_leads_after_the_loss_of_all() {
+    fn trap_55_the_member_with_its_page_cache_intact_leads_after_the_loss_of_all() {
         let map = in_sync(5, &[1, 2]);
         let lost = report(1, 11, false, 5);
         let kept = report(2, 21, true, 4);
@@ -252,7 +252,7 @@ mod tests {
 
     /// Trap 55: a member that never went down makes the returning one syncing.
     #[test]
-    fn a_living_member_keeps_the_set_and_the_restarted_one_syncs() {
+    fn trap_55_a_living_member_keeps_the_set_and_the_restarted_one_syncs() {
         let map = in_sync(5, &[1, 2]);
         assert_eq!(decide(&map, &[report(1, 11, true, 5)], Tick(1), &[2]), up(1, 11));
         // The same incarnation reports itself: it is alive, whoever hears it.
@@ -278,5 +278,55 @@ mod tests {
         restart.on_report(Tick(9), &map, report(2, 21, false, 5));
         let wait = Decision::WaitUntil(Tick(9 + 30_000 * MS));
         assert_eq!(restart.decide(Tick(9), &map, |_, _| false), wait);
+    }
+
+    /// The lead chosen after the loss of all lost power before it learnt of that: nobody has
+    /// been served, and those passed over remember more by now.
+    #[test]
+    fn a_choice_that_never_served_is_made_again() {
+        let mut map = in_sync(5, &[1, 2]);
+        let choice = SetEntry::Restart { epoch: Epoch(5), lead: brick(1), incarnation: inc(11) };
+        crate::set::apply(&mut map, 6, &choice);
+        let lost = report(1, 12, false, 5);
+        let kept = report(2, 21, true, 5);
+        let again = SetEntry::Restart { epoch: Epoch(6), lead: brick(2), incarnation: inc(21) };
+        let up = |n, i| {
+            let incarnation = inc(i);
+            Decision::Propose(SetEntry::BrickUp { epoch: Epoch(6), brick: brick(n), incarnation })
+        };
+        assert_eq!(decide(&map, &[kept.clone()], Tick(0), &[]), up(2, 21), "named first");
+        let named = SetEntry::BrickUp { epoch: Epoch(6), brick: brick(2), incarnation: inc(21) };
+        crate::set::apply(&mut map, 7, &named);
+        let both = [lost, kept.clone()];
+        assert_eq!(decide(&map, &both, Tick(0), &[2]), Decision::Propose(again.clone()));
+        // Had it noted the epoch, it may have served in it.
+        let served = [report(1, 12, false, 6), kept];
+        assert_eq!(decide(&map, &served, Tick(0), &[2]), up(1, 12));
+        crate::set::apply(&mut map, 8, &again);
+        assert_eq!(map.in_sync().map(|m| m.brick).collect::<Vec<_>>(), [brick(2)]);
+    }
+
+    /// A member that was demoted when its daemon restarted is taken back, if the one that was
+    /// left died before it learnt that it was alone.
+    #[test]
+    fn a_demoted_member_is_chosen_when_the_rest_never_served() {
+        let mut map = in_sync(5, &[1, 2]);
+        let demoted = SetEntry::BrickUp { epoch: Epoch(5), brick: brick(2), incarnation: inc(21) };
+        crate::set::apply(&mut map, 6, &demoted);
+        let reports = [report(1, 11, false, 5), report(2, 21, true, 5)];
+        let back = SetEntry::Restart { epoch: Epoch(6), lead: brick(2), incarnation: inc(21) };
+        assert_eq!(decide(&map, &reports, Tick(0), &[2]), Decision::Propose(back));
+    }
+
+    /// A was heard, and lost power. Its word of then neither keeps the set nor wins the choice.
+    #[test]
+    fn what_a_silent_member_said_counts_no_more() {
+        let map = in_sync(5, &[1, 2]);
+        let mut restart = Restart::default();
+        restart.on_report(Tick(0), &map, report(1, 10, true, 5));
+        let now = Tick(1200 * MS);
+        restart.on_report(now, &map, report(2, 21, true, 5));
+        let wait = Decision::WaitUntil(Tick(30_000 * MS));
+        assert_eq!(restart.decide(now, &map, |_, _| false), wait);
     }
 }

@@ -16,7 +16,7 @@ fn new_epoch(epoch: u64, lead_changed: bool) -> SetOutcome {
 
 /// Trap 1: entries name the epoch in which they were checked and are void in any other.
 #[test]
-fn an_entry_checked_in_another_epoch_is_void() {
+fn trap_01_an_entry_checked_in_another_epoch_is_void() {
     let bump = SetEntry::Bump { epoch: Epoch(4) };
     let join = SetEntry::Join { epoch: Epoch(4), brick: brick(2), incarnation: inc(20) };
     let leave = SetEntry::Leave {
@@ -71,7 +71,7 @@ fn the_lead_is_sticky_and_falls_to_the_first_in_sync_in_order() {
 
 /// Trap 17: membership names the incarnation; a new one is syncing at most.
 #[test]
-fn a_restarted_in_sync_member_becomes_syncing_under_its_new_incarnation() {
+fn trap_17_a_restarted_in_sync_member_becomes_syncing_under_its_new_incarnation() {
     let mut map = in_sync(5, &[1, 2]);
     let up = SetEntry::BrickUp { epoch: Epoch(5), brick: brick(1), incarnation: inc(11) };
     assert_eq!(apply(&mut map, 6, &up), new_epoch(6, true));
@@ -82,7 +82,7 @@ fn a_restarted_in_sync_member_becomes_syncing_under_its_new_incarnation() {
 
 /// Trap 54: not even a sole member's new incarnation serves before an entry names it.
 #[test]
-fn a_sole_members_new_incarnation_is_named_by_a_bare_bump() {
+fn trap_54_a_sole_members_new_incarnation_is_named_by_a_bare_bump() {
     let mut map = set_map(5, &[(1, InSync), (2, Out)]);
     let up = SetEntry::BrickUp { epoch: Epoch(5), brick: brick(1), incarnation: inc(11) };
     assert_eq!(apply(&mut map, 6, &up), new_epoch(6, true), "its lease table is gone");
@@ -94,7 +94,7 @@ fn a_sole_members_new_incarnation_is_named_by_a_bare_bump() {
 
 /// Traps 52, 53: a bare bump voids a Join proposed before it, also one in the log already.
 #[test]
-fn a_bump_voids_the_join_behind_it() {
+fn trap_52_a_bump_voids_the_join_behind_it() {
     let mut map = set_map(5, &[(1, InSync), (2, Syncing)]);
     assert_eq!(apply(&mut map, 6, &SetEntry::Bump { epoch: Epoch(5) }), new_epoch(6, false));
     let join = SetEntry::Join { epoch: Epoch(5), brick: brick(2), incarnation: inc(20) };
@@ -129,7 +129,7 @@ fn a_leave_of_an_earlier_incarnation_is_void() {
 
 /// Trap 55: after the loss of all, exactly the chosen member is in-sync, named.
 #[test]
-fn a_restart_leaves_only_the_chosen_lead_in_sync() {
+fn trap_55_a_restart_leaves_only_the_chosen_lead_in_sync() {
     let mut map = set_map(5, &[(1, InSync), (2, InSync), (3, Syncing)]);
     let entry = SetEntry::Restart { epoch: Epoch(5), lead: brick(2), incarnation: inc(21) };
     assert_eq!(apply(&mut map, 6, &entry), new_epoch(6, true));
@@ -160,7 +160,7 @@ fn silent(bricks: &[u8]) -> BTreeSet<BrickId> {
 
 /// Trap 21: only the link A-B is cut; the one that does not lead goes, whoever complains.
 #[test]
-fn a_cut_link_evicts_by_order_and_never_the_lead() {
+fn trap_21_a_cut_link_evicts_by_order_and_never_the_lead() {
     let map = in_sync(5, &[1, 2, 3]);
     for pairs in [&[(1, 2)][..], &[(2, 1)], &[(1, 2), (2, 1)]] {
         assert_eq!(choose_eviction(&map, &silent(&[]), &lacks(pairs)), Some(brick(2)));
@@ -192,4 +192,13 @@ fn a_peer_may_stop_while_enough_members_stay() {
     let sole = set_map(5, &[(1, InSync), (2, Out)]);
     assert_eq!(can_stop(&sole, peer(1), 1), Err(CannotStop::LastInSync));
     assert_eq!(can_stop(&sole, peer(2), 1), Ok(()));
+}
+
+/// A full brick does not leave the set to one that is gone.
+#[test]
+fn a_member_leaves_only_while_another_one_answers() {
+    let map = in_sync(5, &[1, 2]);
+    assert!(!may_leave(&map, brick(1), |_, _| false));
+    assert!(!may_leave(&map, brick(1), |b, _| b == brick(1)), "its own word does not count");
+    assert!(may_leave(&map, brick(1), |b, i| (b, i) == (brick(2), inc(20))));
 }

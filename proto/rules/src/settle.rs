@@ -189,7 +189,7 @@ impl Settle {
             return Vec::new();
         }
         if self.scope == Scope::All {
-            let commands = self.unite_marks();
+            let commands = self.unite_marks(stale);
             if !commands.is_empty() {
                 return commands;
             }
@@ -213,9 +213,10 @@ impl Settle {
     /// A mark that one member holds is given to all, for somebody may have been told that it
     /// is noted. One that not all hold, and that would leave no good copy, was told to nobody:
     /// the lead of its time waits for all. It is dropped.
-    fn unite_marks(&mut self) -> Vec<SettleCommand> {
-        let held: BTreeMap<BrickId, BTreeSet<(BrickId, Gfid)>> =
+    fn unite_marks(&mut self, mine: &StaleMarks) -> Vec<SettleCommand> {
+        let mut held: BTreeMap<BrickId, BTreeSet<(BrickId, Gfid)>> =
             self.lists.iter().map(|(m, l)| (*m, l.stale.iter().copied().collect())).collect();
+        held.entry(self.lead).or_default().extend(mine.iter());
         let all: BTreeSet<(BrickId, Gfid)> = held.values().flatten().copied().collect();
         let everywhere = |mark: &(BrickId, Gfid)| held.values().all(|h| h.contains(mark));
         let mut marks = StaleMarks::default();

@@ -13,7 +13,7 @@ fn entry(seq: u64, touches: &[Touch]) -> Unsettled {
 
 fn list(entries: &[Unsettled], mark: u64) -> MemberList {
     let marks = vec![(W, Seq(mark))];
-    MemberList { entries: entries.to_vec(), marks, sessions: vec![W] }
+    MemberList { entries: entries.to_vec(), marks, sessions: vec![W], ..MemberList::default() }
 }
 
 /// Brick 1 leads; the lists are of bricks 1, 2, ... in order.
@@ -40,7 +40,7 @@ fn ranges(ranges: &[(u64, u64)]) -> CopyWhat {
 /// Trap 4: W and the old lead died together; W's last frame reached C (brick 3), not the new
 /// lead. Its range is copied from the lead before anything touches the inode.
 #[test]
-fn what_only_one_member_has_is_made_equal_before_anything_is_served() {
+fn trap_04_what_only_one_member_has_is_made_equal_before_anything_is_served() {
     let stale = StaleMarks::default();
     let lists = [list(&[], 0), list(&[], 0), list(&[entry(1, &[range(1, 100, 200)])], 0)];
     let (mut settle, commands) = settle(&lists, &stale);
@@ -64,7 +64,7 @@ fn what_only_one_member_has_is_made_equal_before_anything_is_served() {
 
 /// Trap 5: a 1 TiB image is settled by its unsettled ranges only, merged.
 #[test]
-fn only_the_unsettled_ranges_are_copied() {
+fn trap_05_only_the_unsettled_ranges_are_copied() {
     let a = [entry(1, &[range(1, 0, 10)]), entry(2, &[range(1, 5, 20)])];
     let b = [entry(3, &[range(1, 1 << 40, (1 << 40) + 4096), Touch::Attrs(gfid(1))])];
     let (_, commands) = settle(&[list(&a, 0), list(&b, 0)], &StaleMarks::default());
@@ -86,10 +86,11 @@ fn what_all_members_have_or_a_mark_covers_is_left_alone() {
 
 /// Traps 7, 48: a stale copy is no source; the lead's own is then a target.
 #[test]
-fn a_stale_lead_is_a_target_not_a_source() {
+fn trap_07_a_stale_lead_is_a_target_not_a_source() {
     let mut stale = StaleMarks::default();
     stale.mark(brick(1), gfid(1));
-    let lists = [list(&[], 0), list(&[entry(1, &[range(1, 0, 9)])], 0)];
+    let known = |list: MemberList| MemberList { stale: vec![(brick(1), gfid(1))], ..list };
+    let lists = [known(list(&[], 0)), known(list(&[entry(1, &[range(1, 0, 9)])], 0))];
     let (_, commands) = settle(&lists, &stale);
     let SettleCommand::Copy { source, targets, .. } = &commands[0] else { panic!() };
     assert_eq!((*source, &targets[..]), (brick(2), &[brick(1)][..]));
@@ -141,7 +142,7 @@ fn a_sole_member_has_nothing_to_copy() {
 /// Trap 48: one revoked lease settles its holder's changes of that inode, with the new number
 /// told to all first.
 #[test]
-fn one_revoked_lease_is_settled_by_itself() {
+fn trap_48_one_revoked_lease_is_settled_by_itself() {
     let key = LeaseKey::Inode(gfid(1));
     let scope = SettleScope { session: W, key: Some(key) };
     let raise = vec![(key, LeaseNumber { base: 5, counter: 9 })];
@@ -150,4 +151,42 @@ fn one_revoked_lease_is_settled_by_itself() {
     assert_eq!(commands[1], SettleCommand::Collect { from: brick(2), raise });
     assert_eq!(settle.scope().filter(), (Some(W), Some(gfid(1))));
     assert!(settle.blocks(gfid(1)) && !settle.blocks(gfid(2)));
+}
+
+/// The lead that had marks noted died before all members had them.
+#[test]
+fn a_new_lead_gives_all_members_the_same_marks() {
+    let marked = |marks: &[(BrickId, Gfid)]| MemberList { stale: marks.to_vec(), ..list(&[], 0) };
+    let mark = (brick(3), gfid(1));
+    let lists = [marked(&[]), marked(&[mark]), marked(&[])];
+    let stale = StaleMarks::default();
+    let (mut settle, commands) = settle(&lists, &stale);
+    let to = |at| SettleCommand::Mark { at: brick(at), set: vec![mark], clear: vec![] };
+    assert_eq!(commands, [to(1), to(3)]);
+    assert!(settle.on_marked(brick(1), &stale).is_empty());
+    assert_eq!(settle.on_marked(brick(3), &stale), [done()]);
+}
+
+/// A mark that not all have was told to nobody: it goes when no good copy would be left.
+#[test]
+fn an_unfinished_mark_does_not_take_the_last_good_copy() {
+    let marked = |marks: &[(BrickId, Gfid)]| MemberList { stale: marks.to_vec(), ..list(&[], 0) };
+    let (mine, theirs) = ((brick(1), gfid(1)), (brick(2), gfid(1)));
+    let lists = [marked(&[mine]), marked(&[mine, theirs])];
+    let (_, commands) = settle(&lists, &StaleMarks::default());
+    assert_eq!(commands, [SettleCommand::Mark { at: brick(2), set: vec![], clear: vec![theirs] }]);
+}
+
+/// Executed everywhere, with different results: the client died before it could say so.
+#[test]
+fn what_was_answered_differently_is_copied() {
+    let entry = entry(1, &[range(1, 0, 9)]);
+    let told = |reply| MemberList {
+        replies: vec![((W, Seq(1)), reply)],
+        ..list(std::slice::from_ref(&entry), 0)
+    };
+    let (_, commands) = settle(&[told(0), told(0)], &StaleMarks::default());
+    assert_eq!(commands, [done()]);
+    let (_, commands) = settle(&[told(0), told(5)], &StaleMarks::default());
+    assert!(matches!(commands[0], SettleCommand::Copy { .. }), "{commands:?}");
 }

@@ -42,7 +42,7 @@ fn a_change_is_done_when_all_in_sync_members_have_answered() {
 
 /// Trap 7: a differing answer is reported and durably marked before the application knows.
 #[test]
-fn a_differing_answer_marks_its_member_before_the_acknowledgement() {
+fn trap_07_a_differing_answer_marks_its_member_before_the_acknowledgement() {
     let mut txn = start(&[1, 2, 3]);
     answer(&mut txn, 1, "ok");
     answer(&mut txn, 2, "enoent");
@@ -60,7 +60,7 @@ fn a_differing_answer_marks_its_member_before_the_acknowledgement() {
 
 /// Promise 3 and trap 32: in a new epoch everything is asked again, of all its members.
 #[test]
-fn a_member_that_never_answers_is_outlived_by_the_next_epoch() {
+fn trap_32_a_member_that_never_answers_is_outlived_by_the_next_epoch() {
     let mut txn = start(&[1, 2, 3]);
     answer(&mut txn, 1, "ok");
     answer(&mut txn, 2, "ok");
@@ -108,7 +108,7 @@ fn a_lost_connection_is_followed_by_a_resend() {
 
 /// Trap 4: under a new lead nothing is re-sent before the lease is reclaimed.
 #[test]
-fn a_new_leads_epoch_waits_for_the_reclaim() {
+fn trap_04_a_new_leads_epoch_waits_for_the_reclaim() {
     let mut txn = start(&[1, 2, 3]);
     assert!(txn.on_map(targets(6, &[2, 3])).is_empty());
     assert!(answer(&mut txn, 2, "ok").is_empty());
@@ -133,7 +133,7 @@ fn a_restarted_lead_is_a_new_lead() {
 /// Trap 48: some members executed it before the revoke. The number counts as settled only
 /// when the lead has settled it, which shows when nobody has it in a window any more.
 #[test]
-fn a_change_cut_by_a_revoke_is_not_settled_before_all_members_agree() {
+fn trap_48_a_change_cut_by_a_revoke_is_not_settled_before_all_members_agree() {
     let mut txn = start(&[1, 2]);
     txn.on_refused(at(0), brick(1), Refusal::StaleLease);
     assert!(answer(&mut txn, 2, "ok").is_empty());
@@ -182,7 +182,7 @@ fn a_leased_read_goes_on_to_the_next_member() {
 
 /// Trap 24: without a lease only the lead is asked.
 #[test]
-fn a_leaseless_read_goes_to_the_lead_only() {
+fn trap_24_a_leaseless_read_goes_to_the_lead_only() {
     let order = vec![brick(3), brick(2)];
     let (mut read, first) = ReadTxn::start(targets(5, &[1, 2, 3]), false, order, at(30_000));
     assert_eq!(first, [ReadCommand::Send { to: brick(1) }]);

@@ -27,7 +27,7 @@ fn a_resent_change_is_executed_once_and_answered_again() {
 /// Trap 2: a late duplicate of a settled change dies, also when it never reached this member
 /// before.
 #[test]
-fn a_late_lower_number_dies() {
+fn trap_02_a_late_lower_number_dies() {
     let mut windows = Windows::<u32>::default();
     windows.set_mark(W, Seq(5));
     assert_eq!(windows.look(W, Seq(3)), Arrival::Stale);
@@ -39,7 +39,7 @@ fn a_late_lower_number_dies() {
 
 /// Traps 4, 48: what a dead holder left unfinished is known to whoever got it.
 #[test]
-fn changes_above_the_mark_are_listed_with_what_they_touch() {
+fn trap_04_changes_above_the_mark_are_listed_with_what_they_touch() {
     let mut windows = Windows::<u32>::default();
     begin(&mut windows, 1, range(1, 0, 10));
     begin(&mut windows, 2, range(2, 5, 9));
@@ -99,7 +99,7 @@ fn window_and_sequencer_agree_on_the_bound() {
 
 /// Trap 2: x=1 in flight, x=2 flushed behind it on another connection.
 #[test]
-fn no_two_conflicting_changes_are_in_flight() {
+fn trap_02_no_two_conflicting_changes_are_in_flight() {
     let mut conflicts = Conflicts::default();
     assert!(conflicts.submit(1, vec![range(1, 0, 10)]));
     assert!(!conflicts.submit(2, vec![range(1, 5, 15)]));
@@ -127,7 +127,7 @@ fn one_name_is_changed_once_at_a_time() {
 
 /// Trap 3: a range in flight is read from the buffer only.
 #[test]
-fn a_range_in_flight_is_not_read_from_a_member() {
+fn trap_03_a_range_in_flight_is_not_read_from_a_member() {
     let mut conflicts = Conflicts::default();
     conflicts.submit(1, vec![range(1, 100, 200)]);
     assert!(conflicts.writes_in(gfid(1), 199, 300));

@@ -45,7 +45,7 @@ fn a_shared_lease_allows_no_change() {
 
 /// Trap 22: a lease named overdue is not extended, and its recall is learnt by that.
 #[test]
-fn an_overdue_lease_is_not_extended_by_a_renewal() {
+fn trap_22_an_overdue_lease_is_not_extended_by_a_renewal() {
     let mut cache = cache();
     let x = lease(1, Mode::Exclusive, 1);
     cache.on_granted(at(0), LEASE_TERM, x);
@@ -62,7 +62,7 @@ fn an_overdue_lease_is_not_extended_by_a_renewal() {
 /// Traps 16, 22: a grant that arrives when its lease was revoked already, or of an earlier
 /// lead, or of before the session was forgotten, gives nothing.
 #[test]
-fn a_late_grant_revives_nothing() {
+fn trap_16_a_late_grant_revives_nothing() {
     let mut cache = cache();
     let x = lease(1, Mode::Exclusive, 1);
     cache.on_granted(at(0), LEASE_TERM, x);
@@ -113,7 +113,7 @@ fn nothing_is_asked_while_a_return_is_under_way() {
 /// Traps 16, 59: under a new lead nothing is valid before it is reclaimed, and a claim names
 /// the last epoch in which the lease was renewed.
 #[test]
-fn leases_are_reclaimed_from_a_new_lead_or_lost() {
+fn trap_16_leases_are_reclaimed_from_a_new_lead_or_lost() {
     let mut cache = cache();
     cache.on_granted(at(0), LEASE_TERM, lease(1, Mode::Exclusive, 1));
     cache.on_granted(at(0), LEASE_TERM, lease(2, Mode::Exclusive, 2));
@@ -159,4 +159,21 @@ fn a_forgotten_session_holds_nothing() {
     assert!(!cache.lost(key(1), LeaseNumber { base: 5, counter: 9 }));
     assert_eq!(cache.lose_all(), [key(1)]);
     assert!(cache.valid(at(1), key(1), Mode::Shared).is_none());
+}
+
+/// The grant of a second lease never arrived, its recall did. Given back unseen, the lead names
+/// neither in renewals any more: the older lease must not be kept alive by them.
+#[test]
+fn a_recall_whose_grant_was_lost_ends_the_older_lease() {
+    let mut cache = cache();
+    cache.on_granted(at(0), LEASE_TERM, lease(1, Mode::Shared, 1));
+    let newer = lease(1, Mode::Exclusive, 2);
+    assert_eq!(cache.on_recall(newer, Mode::None), RecallAction::Wait);
+    let answer = cache.no_grant_coming(key(1));
+    assert_eq!(answer, Some(RecallAction::NotHeld { lease: newer }));
+    assert_eq!(cache.take_lapsed(), [key(1)]);
+    cache.on_renewed(at(100), LEASE_TERM, &[]);
+    assert_eq!(cache.valid(at(101), key(1), Mode::Shared), None);
+    let late = cache.on_granted(at(50), LEASE_TERM, newer);
+    assert_eq!(late, Some(RecallAction::NotHeld { lease: newer }), "it was given back");
 }

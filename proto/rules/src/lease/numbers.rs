@@ -162,7 +162,7 @@ mod tests {
 
     /// Trap 57: C forgets g's number; the old frame is not executed but checked.
     #[test]
-    fn a_forgotten_number_raises_the_floor() {
+    fn trap_57_a_forgotten_number_raises_the_floor() {
         let mut numbers = Numbers::new(2);
         numbers.raise(key(1), number(5, 7));
         numbers.raise(key(2), number(5, 8));
@@ -181,7 +181,7 @@ mod tests {
     /// Traps 4, 16: at a new lead, nothing under an earlier lead's number is executed any more,
     /// remembered or not; a reclaim is judged by what was known.
     #[test]
-    fn a_new_leads_epoch_kills_all_earlier_numbers() {
+    fn trap_04_a_new_leads_epoch_kills_all_earlier_numbers() {
         let mut numbers = Numbers::default();
         numbers.raise(key(1), number(5, 2));
         numbers.new_lead(Epoch(6));
@@ -194,7 +194,7 @@ mod tests {
 
     /// Trap 15: a joiner knows what the lead knows before it serves.
     #[test]
-    fn a_joiner_takes_over_numbers_and_floors() {
+    fn trap_15_a_joiner_takes_over_numbers_and_floors() {
         let mut lead = Numbers::new(1);
         lead.raise(key(1), number(5, 1));
         lead.raise(key(2), number(5, 2));
@@ -206,7 +206,7 @@ mod tests {
 
     /// Trap 58: the base is the later of epoch and flip, so numbers compare across sets.
     #[test]
-    fn a_later_base_beats_any_counter() {
+    fn trap_58_a_later_base_beats_any_counter() {
         let mut numbers = Numbers::default();
         numbers.raise(key(1), number(90, 4));
         assert_eq!(numbers.check(key(1), number(3, 1000)), NumberVerdict::Old);

@@ -56,6 +56,11 @@ fn take(table: &mut LeaseTable, ms: u64, session: SessionId, n: u8, mode: Mode) 
     one_grant(&table.ask(at(ms), wish(session, ms, n, mode)))
 }
 
+/// Looks as often as the driver does.
+fn looked(table: &mut LeaseTable, from: u64, to: u64) -> Vec<LeaseCommand> {
+    (from..=to).step_by(100).flat_map(|ms| table.tick(at(ms))).collect()
+}
+
 /// Renews W (and the others) every 300 ms; returns all commands with their times.
 fn live(table: &mut LeaseTable, from: u64, to: u64, who: &[SessionId]) -> Vec<(u64, LeaseCommand)> {
     let mut commands = Vec::new();
@@ -160,7 +165,7 @@ fn a_lease_granted_again_is_not_revoked_before_its_new_term_ends() {
 /// once its last renewal has run out, the session stays, and nothing is granted before what it
 /// left is settled (trap 48).
 #[test]
-fn an_overdue_lease_is_not_renewed_and_revoked_when_it_ran_out() {
+fn trap_22_an_overdue_lease_is_not_renewed_and_revoked_when_it_ran_out() {
     let mut table = serving(5);
     let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
     let other = take(&mut table, 0, W, 2, Mode::Exclusive);
@@ -209,7 +214,7 @@ fn a_holder_that_writes_back_has_five_seconds() {
 
 /// Trap 23: the lead's lease ends, by a slow client's clock too, before its promises do.
 #[test]
-fn a_lead_never_renews_beyond_its_promises() {
+fn trap_23_a_lead_never_renews_beyond_its_promises() {
     assert_eq!(term(at(0), at(10_000)), LEASE_TERM);
     for rest in [1u64, 10, 300, 1499, 1500, 1574] {
         assert!(given(term(at(0), at(rest))) <= rest * MS);
@@ -257,8 +262,7 @@ fn a_session_is_not_dead_before_its_latest_grant_has_run_out() {
             matches!(c, LeaseCommand::Settle { scope, .. } if scope.session == W && scope.key.is_none())
         })
     };
-    assert!(!dead(&table.tick(at(1600))));
-    assert!(!dead(&table.tick(at(3000))));
+    assert!(!dead(&looked(&mut table, 0, 3000)));
     assert!(dead(&table.tick(at(3100))));
 }
 
@@ -291,7 +295,7 @@ fn a_dead_askers_place_in_the_queue_goes() {
 
 /// Trap 28 (first half): a bouncing key stays at least 10 ms with each holder.
 #[test]
-fn a_contended_key_is_held_for_a_moment() {
+fn trap_28_a_contended_key_is_held_for_a_moment() {
     let mut table = serving(5);
     let mut lease = take(&mut table, 0, W, 1, Mode::Exclusive);
     let mut holder = W;
@@ -312,7 +316,7 @@ fn a_contended_key_is_held_for_a_moment() {
 
 /// Trap 58: a slot from a set at epoch 90 comes to one at epoch 3.
 #[test]
-fn numbers_start_from_the_later_of_epoch_and_flip() {
+fn trap_58_numbers_start_from_the_later_of_epoch_and_flip() {
     let mut table = serving(3);
     table.slot_flipped(gfid(1).slot(), 95);
     let lease = take(&mut table, 0, W, 1, Mode::Exclusive);
@@ -361,7 +365,7 @@ fn new_lead(epoch: u64, graced: u64, sessions: &[SessionId]) -> LeaseTable {
 
 /// Trap 24: nothing is granted before a new lead's grace has ended and is noted everywhere.
 #[test]
-fn asks_wait_for_the_grace_to_end_and_to_be_noted() {
+fn trap_24_asks_wait_for_the_grace_to_end_and_to_be_noted() {
     let mut table = new_lead(6, 5, &[W, M]);
     let refused = |table: &mut LeaseTable, ms| {
         let commands = table.ask(at(ms), wish(M, ms, 1, Mode::Shared));
@@ -393,7 +397,7 @@ fn the_grace_ends_early_when_all_known_sessions_have_reclaimed() {
 /// Trap 4: no reclaim before the unsettled changes are equal everywhere, since its holder
 /// sends changes at once.
 #[test]
-fn no_reclaim_before_the_lists_are_settled() {
+fn trap_04_no_reclaim_before_the_lists_are_settled() {
     let mut table = LeaseTable::new_lead(Epoch(6), Epoch(5), [W]);
     let numbers = Numbers::default();
     assert_eq!(table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers), Err(Refusal::Busy));
@@ -403,7 +407,7 @@ fn no_reclaim_before_the_lists_are_settled() {
 
 /// Trap 16: W1 held g in E, was away through E+1 where W2 changed it; E+1's grace had ended.
 #[test]
-fn a_lease_of_an_epoch_before_the_last_graced_one_is_not_reclaimed() {
+fn trap_16_a_lease_of_an_epoch_before_the_last_graced_one_is_not_reclaimed() {
     let mut table = new_lead(7, 6, &[W, M]);
     let numbers = Numbers::default();
     let (result, _) = table.reclaim(at(1), &claim(W, 1, 5, 5), &numbers).expect("in grace");
@@ -414,7 +418,7 @@ fn a_lease_of_an_epoch_before_the_last_graced_one_is_not_reclaimed() {
 
 /// Trap 16: a lease that was revoked in its epoch is known by its higher number.
 #[test]
-fn a_revoked_lease_is_not_reclaimed() {
+fn trap_16_a_revoked_lease_is_not_reclaimed() {
     let mut table = new_lead(6, 5, &[W]);
     let mut numbers = Numbers::default();
     numbers.raise(key(1), LeaseNumber { base: 5, counter: 2 });
@@ -425,7 +429,7 @@ fn a_revoked_lease_is_not_reclaimed() {
 
 /// Trap 59: two epochs within 200 ms; the one between never ended its grace.
 #[test]
-fn an_epoch_whose_grace_did_not_end_does_not_count() {
+fn trap_59_an_epoch_whose_grace_did_not_end_does_not_count() {
     let numbers = Numbers::default();
     // E=5 was graced, E=6 was not: leases renewed in 5, or reclaimed in 6, both stand in 7.
     for last in [5, 6] {
@@ -450,7 +454,7 @@ fn a_session_that_never_reclaims_dies_after_the_grace() {
     table.tick(at(500));
     table.graced(Epoch(6));
     assert!(table.knows(W));
-    let commands = table.tick(at(500 + 1576));
+    let commands = looked(&mut table, 600, 2100);
     assert!(matches!(&commands[0], LeaseCommand::Settle { scope, .. } if scope.session == W));
 }
 
@@ -541,4 +545,34 @@ fn an_ask_for_nothing_is_answered_when_nobody_else_holds_the_key() {
     assert!(!table.another_would_change(M, key(1)));
     table.ask(at(5), wish(W, 5, 1, Mode::Exclusive));
     assert!(table.another_would_change(M, key(1)) && !table.another_changes(M, key(1)));
+}
+
+/// Silence is counted only while the lead could hear: it was stopped, or lacked a promise.
+#[test]
+fn a_lead_that_could_not_hear_takes_nobody_for_dead() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    assert!(looked(&mut table, 0, 1000).is_empty());
+    assert!(table.tick(at(4000)).is_empty(), "it looked away for 3 s");
+    table.renew(at(4300), W, LEASE_TERM, &[]).expect("W lives and has its lease");
+    assert!(table.held(W, key(1)).is_some());
+    let commands = looked(&mut table, 4000, 5000);
+    let dead = |s| {
+        commands
+            .iter()
+            .any(|c| matches!(c, LeaseCommand::Settle { scope, .. } if scope.session == s))
+    };
+    assert!(!dead(W) && dead(M), "who is silent now is dead all the same");
+}
+
+/// Trap 30: inodes without a name that somebody has open are named for a joiner's list.
+#[test]
+fn trap_30_open_unlinked_inodes_are_known_to_the_lead() {
+    let mut table = serving(5);
+    table.pin(W, gfid(9));
+    table.pin(M, gfid(9));
+    assert_eq!(table.pins().map(|(g, s)| (g, s.len())).collect::<Vec<_>>(), [(gfid(9), 2)]);
+    assert!(!table.unpin(W, gfid(9)), "M has it open");
+    assert!(table.unpin(M, gfid(9)));
+    assert_eq!(table.pins().count(), 0);
 }
