@@ -16,6 +16,8 @@ use crate::xfs::Xfs;
 
 /// All peers see each other within this time of the last probe.
 const POOL_MAX: Duration = Duration::from_secs(30);
+/// Below the scratch folder: what lets the test's mounts in.
+pub const CLIENT_TOKEN: &str = "client.token";
 
 /// What a test wants.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,26 @@ impl Cluster {
             node.start()?;
         }
         Ok(cluster)
+    }
+
+    /// Nodes and disks that are there already; no daemon runs yet.
+    pub fn of_parts(scratch: Scratch, nodes: Vec<Node>, disks: Vec<Xfs>) -> Self {
+        Self { nodes, disks, network: None, scratch, mounts: 0, passed: false }
+    }
+
+    /// Starts all daemons at once: after a stop of all of them none is ready without the others.
+    ///
+    /// # Errors
+    /// A daemon does not start.
+    pub fn start_all(&mut self) -> Result<()> {
+        self.nodes.iter_mut().try_for_each(Node::spawn)?;
+        self.nodes.iter_mut().try_for_each(Node::wait_ready)
+    }
+
+    /// The disks of a pool whose daemons have stopped.
+    pub fn into_disks(mut self) -> Vec<Xfs> {
+        self.passed = true;
+        std::mem::take(&mut self.disks)
     }
 
     /// A pool with a started volume `gv0` that has one brick on each node.
@@ -249,7 +271,7 @@ impl Cluster {
 
     /// One token for all mounts of the test.
     fn client_token(&self) -> Result<PathBuf> {
-        let file = self.scratch.path().join("client.token");
+        let file = self.scratch.path().join(CLIENT_TOKEN);
         if !file.exists() {
             self.brick(&["client", "add", "harness", "--out", &file.to_string_lossy()])?;
         }

@@ -3,7 +3,8 @@
 //! What the pieces are for:
 //! - [`scratch`], [`xfs`], [`netns`]: a place for one run, that disappears with it;
 //! - [`node`], [`cluster`], [`mount`]: the three programs, started, killed, stopped, mounted;
-//! - [`load`], [`tree`]: what was written, and whether every copy has it;
+//! - [`load`], [`tree`], [`manifest`]: what was written, and whether every copy has it;
+//! - [`fixture`]: a pool of an earlier version, kept on disk;
 //! - [`watchdog`]: whether this machine was able to keep time while a test measured pauses;
 //! - [`need`]: what the machine must offer, and the loud skip when it does not.
 //!
@@ -11,7 +12,9 @@
 //! after a panic (and that the next run removes what a killed one left).
 
 pub mod cluster;
+pub mod fixture;
 pub mod load;
+pub mod manifest;
 pub mod material;
 pub mod mount;
 pub mod need;

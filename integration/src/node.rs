@@ -108,6 +108,14 @@ impl Node {
     /// It ended, or does not answer in time.
     pub fn start(&mut self) -> Result<()> {
         self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Waits until the started daemon answers its CLI.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn wait_ready(&mut self) -> Result<()> {
         let mut ended = None;
         let what = format!("an answer of brickd at {}", self.host);
         sys::wait_until(&what, READY_MAX, || {

@@ -116,7 +116,7 @@ fn sweep() {
 }
 
 /// Ends our own programs, and only those, whose pid files lie in the directory.
-fn kill_left_daemons(dir: &Path) {
+pub(crate) fn kill_left_daemons(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let file = entry.path().join("pid");
@@ -132,7 +132,7 @@ fn kill_left_daemons(dir: &Path) {
 }
 
 /// Unmounts everything below a directory, deepest first, and deletes it.
-fn remove(dir: &Path) {
+pub(crate) fn remove(dir: &Path) {
     for mount in mounts_below(dir) {
         unmount(&mount);
     }

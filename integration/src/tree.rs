@@ -20,6 +20,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// The brick's private directory.
 const PRIVATE: &str = ".brickwork";
+/// A mount shows none of these. XFS shows root each ACL a second time, as `trusted.SGI_ACL_*`.
+const BRICK_ONLY: [&[u8]; 2] = [b"trusted.brick.", b"trusted.SGI_ACL_"];
 const DIFFERENCES_SHOWN_MAX: usize = 20;
 const XATTR_BYTES_MAX: usize = 64 << 10;
 
@@ -28,7 +30,7 @@ const XATTR_BYTES_MAX: usize = 64 << 10;
 pub enum Xattrs {
     /// Brick against brick: everything.
     All,
-    /// Mount against brick: a mount shows no `trusted.brick.*`.
+    /// Mount against brick: without what only a brick shows.
     Visible,
 }
 
@@ -146,7 +148,7 @@ fn xattr_sums(path: &Path, which: Xattrs) -> Result<BTreeMap<OsString, u64>> {
         buffer[..length].split(|b| *b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect();
     let mut sums = BTreeMap::new();
     for name in names {
-        if which == Xattrs::Visible && name.starts_with(b"trusted.brick.") {
+        if which == Xattrs::Visible && BRICK_ONLY.iter().any(|p| name.starts_with(p)) {
             continue;
         }
         let length = rustix::fs::lgetxattr(path, &name[..], &mut buffer[..])?;

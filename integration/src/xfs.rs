@@ -33,6 +33,26 @@ impl Xfs {
         Ok(made)
     }
 
+    /// Mounts an image that is there.
+    ///
+    /// # Errors
+    /// mount failed.
+    pub fn existing(image: &Path, point: &Path) -> Result<Self> {
+        fs::create_dir_all(point)?;
+        let found = Self { image: image.to_owned(), point: point.to_owned() };
+        found.mount()?;
+        Ok(found)
+    }
+
+    /// Unmounts and keeps the image.
+    ///
+    /// # Errors
+    /// Something is still open there.
+    pub fn release(self) -> Result<()> {
+        let this = std::mem::ManuallyDrop::new(self);
+        sys::must("umount", &[&this.point]).map(drop)
+    }
+
     pub fn point(&self) -> &Path {
         &self.point
     }

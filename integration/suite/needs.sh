@@ -25,6 +25,7 @@ want nft nftables
 want ip iproute2
 want nsenter util-linux
 want mount mount
+want xz xz-utils
 # Programs that the tests run on a mount.
 want getfattr attr
 want getfacl acl
