@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use client::layer::Below;
+use client::session::control::ControlError;
 use client::session::grpc::Access;
-use client::session::{self, Session};
+use client::session::{self, Session, SessionError};
 use client::volume::{Config, Volume};
 use proto::{Errno, Gfid};
 use proto_grpc::credential::Credential;
@@ -42,7 +43,8 @@ pub async fn connect(options: &Options) -> Result<Connected> {
         access: access(options)?,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
     })
-    .await?;
+    .await
+    .map_err(|error| unreachable_named(error, options))?;
     let map = session.map();
     let name = &source.volume;
     ensure!(map.started, "volume {name} is not started; 'brick volume start {name}' starts it");
@@ -58,6 +60,18 @@ pub async fn connect(options: &Options) -> Result<Connected> {
     let attr = volume.getattr(root).await?.attr;
     ensure!(attr.is_dir(), "/{} of volume {name} is no directory", source.subdir);
     Ok(Connected { session, volume, root })
+}
+
+/// Says whom nobody answered for; the pool's own words stay as they are.
+fn unreachable_named(error: SessionError, options: &Options) -> anyhow::Error {
+    let SessionError::Control { source: ControlError::Unreachable(why), .. } = &error else {
+        return error.into();
+    };
+    let asked = match access(options) {
+        Ok(Access::Socket(socket)) => format!("the brickd at {}", socket.display()),
+        _ => options.source.servers.join(", "),
+    };
+    anyhow!("no answer from {asked} ({why}); is brickd running, and its control port open?")
 }
 
 fn access(options: &Options) -> Result<Access> {

@@ -24,6 +24,10 @@ const LOG_FOLDER: &str = "/var/log/brickwork";
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
+        Err(BadWords::Help(usage)) => {
+            println!("{usage}");
+            return ExitCode::SUCCESS;
+        }
         Err(BadWords::Usage(usage)) => {
             eprintln!("{usage}");
             return ExitCode::from(USAGE_FAILED);
@@ -47,10 +51,22 @@ fn ended(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mount.brick: {error:#}");
+            eprintln!("mount.brick: {}", line(&error));
             ExitCode::from(MOUNT_FAILED)
         }
     }
+}
+
+/// An error and its causes in one line. Some say their cause themselves: it is not said twice.
+fn line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = text + colon + &cause;
+        }
+    }
+    text.replace('\n', " ")
 }
 
 fn run(options: &Options, tell: Option<Tell>) -> Result<()> {
@@ -58,7 +74,7 @@ fn run(options: &Options, tell: Option<Tell>) -> Result<()> {
     let result = mount(options, &mut tell);
     if let (Err(error), Some(tell)) = (&result, tell) {
         // The caller ends with this word: what is to be read must have been written before.
-        eprintln!("mount.brick: {error:#}");
+        eprintln!("mount.brick: {}", line(error));
         tell.failed();
         return Ok(());
     }

@@ -67,6 +67,9 @@ pub struct Source {
 pub enum BadWords {
     #[error("{0}")]
     Usage(&'static str),
+    /// Asked for: no mistake.
+    #[error("{0}")]
+    Help(&'static str),
     #[error("source '{0}' is not of the form HOST[,HOST…]:/VOLUME[/DIR]")]
     Source(String),
     #[error("unknown mount option '{0}'; see mount.brick --help")]
@@ -104,7 +107,7 @@ impl Options {
             match word.as_str() {
                 "-o" => lists.push(words.next().ok_or(BadWords::Usage(USAGE))?),
                 "-t" | "-N" => drop(words.next()),
-                "-h" | "--help" => return Err(BadWords::Usage(USAGE)),
+                "-h" | "--help" => return Err(BadWords::Help(USAGE)),
                 flags if flags.starts_with('-') && flags.len() > 1 => {
                     for flag in flags[1..].chars() {
                         match flag {
