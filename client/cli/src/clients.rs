@@ -1,5 +1,6 @@
 //! `client add | list | remove`.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,13 +18,19 @@ pub async fn run(
 ) -> Result<(), Failure> {
     match command {
         ClientCommand::Add { name, out } => {
+            // A token is shown once: the file is made before the pool makes the token.
+            let file = out.as_deref().map(make).transpose()?;
             let reply = control.client_add(ClientRequest { name: name.clone() }).await;
-            let reply = reply.map_err(|e| Failure::of("client add", &e))?.into_inner();
-            let Some(out) = out else {
+            let reply = reply.map_err(|e| {
+                out.as_deref().map(std::fs::remove_file);
+                Failure::of("client add", &e)
+            });
+            let reply = reply?.into_inner();
+            let (Some(out), Some(mut file)) = (out, file) else {
                 output.reply(&reply, |r| r.token.clone());
                 return Ok(());
             };
-            write(&out, &reply.token)?;
+            writeln!(file, "{}", reply.token).map_err(|e| no_file(&out, &e))?;
             let done = serde_json::json!({ "name": name, "file": out });
             output.reply(&done, |_| format!("client add: success: token in {}", out.display()));
         }
@@ -44,9 +51,16 @@ pub async fn run(
     Ok(())
 }
 
-fn write(path: &Path, token: &str) -> Result<(), Failure> {
-    let mut options = std::fs::OpenOptions::new();
+/// A file that nobody had before, readable by its owner alone.
+fn make(path: &Path) -> Result<File, Failure> {
+    let mut options = File::options();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| writeln!(file, "{token}"))
-        .map_err(|e| Failure::plain(format!("{}: {e}; the token is: {token}", path.display())))
+    file.map_err(|e| no_file(path, &e))
+}
+
+fn no_file(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::plain(format!(
+        "client add: cannot write {}: {error}; name another file",
+        path.display()
+    ))
 }

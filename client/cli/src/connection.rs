@@ -28,7 +28,7 @@ pub async fn open(arguments: &Arguments) -> Result<Control, Failure> {
         }
         Some(host) => {
             let file = target.token_file.as_ref();
-            let file = file.ok_or_else(|| Failure::plain("--host needs --token-file"))?;
+            let file = file.ok_or_else(|| Failure::plain("--host needs --token-file FILE: a copy of local.token in that peer's state folder"))?;
             let token = Credential::read(file).map_err(|e| Failure::plain(e.to_string()))?;
             let (host, port) = host_and_port(host);
             (connect::with_pass(host, port, &token.pass(), None), Some(token.pass()))

@@ -14,6 +14,14 @@ pub fn create(name: &str, words: &[String]) -> Result<VolumeCreateRequest, Strin
             "stripe" => request.stripe = count("stripe", words.next())?,
             "replica" => request.replica = count("replica", words.next())?,
             "transport" => request.transport = transport(words.next())?,
+            "arbiter" | "thin-arbiter" => {
+                return Err("there are no arbiter bricks: a witness peer does it without one \
+                            (witness = true in its configuration); leave 'arbiter' out"
+                    .into());
+            }
+            "disperse" | "disperse-data" | "redundancy" => {
+                return Err("dispersed volumes are not supported; use 'replica'".into());
+            }
             "force" if words.len() == 0 => request.force = true,
             brick => request.bricks.push(brick_address(brick)?),
         }
@@ -77,6 +85,8 @@ mod tests {
             ("replica x a:/x", "number"),
             ("replica 0 a:/x", "number"),
             ("transport rdma a:/x", "rdma"),
+            ("replica 2 arbiter 1 a:/x b:/x c:/x", "witness"),
+            ("disperse 3 redundancy 1 a:/x b:/x c:/x", "use 'replica'"),
             ("a", "not a brick"),
             (":/x", "not a brick"),
             ("force a:/x", "not a brick"),

@@ -4,10 +4,12 @@
 
 mod arguments;
 mod clients;
+mod complaint;
 mod connection;
 mod grammar;
 mod heal;
 mod mount;
+mod next;
 mod output;
 mod peers;
 mod volumes;
@@ -21,12 +23,25 @@ use connection::Control;
 use output::{Failure, Output};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return unparsed(&error),
+    };
     let output = Output { json: arguments.json, ask: !arguments.script() };
     match run(arguments, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => output.failure(&failure),
     }
+}
+
+/// Help and version go to standard output; everything else is one line, as JSON where it is asked for.
+fn unparsed(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        output::print(error.render().to_string().trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let json = std::env::args().take_while(|word| word != "--").any(|word| word == "--json");
+    Output { json, ask: false }.failure(&Failure::usage(complaint::line(error)))
 }
 
 fn run(arguments: Arguments, output: Output) -> Result<(), Failure> {

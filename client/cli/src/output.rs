@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 use tonic::Status;
 
+use crate::next;
+
 /// How to speak.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
@@ -27,13 +29,21 @@ impl Failure {
         Self { message: message.into(), usage: false }
     }
 
+    /// The reply that was printed says it already: only the exit code is left to give.
+    pub fn said() -> Self {
+        Self::plain("")
+    }
+
     /// The command line is wrong.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), usage: true }
     }
 
     pub fn not_running() -> Self {
-        Self::plain("Connection failed. Is brickd running?")
+        Self::plain(
+            "Connection failed. Is brickd running? 'systemctl start brickd' starts it; \
+             --socket or BRICK_SOCKET names another one's socket, --host another peer",
+        )
     }
 
     /// What the pool answered, behind the command's name; a lost connection as such.
@@ -41,7 +51,7 @@ impl Failure {
         if status.source().is_some() {
             return Self::not_running();
         }
-        let message = status.message().replace('\n', " ");
+        let message = next::after(&status.message().replace('\n', " "));
         Self::plain(match command {
             "" => message,
             _ => format!("{command}: failed: {message}"),
@@ -60,7 +70,9 @@ impl Output {
     }
 
     pub fn failure(self, failure: &Failure) -> ExitCode {
-        if self.json {
+        if failure.message.is_empty() {
+            // Said already.
+        } else if self.json {
             print(&serde_json::json!({ "error": failure.message }).to_string());
         } else {
             eprintln!("{}", failure.message);

@@ -123,5 +123,5 @@ pub async fn can_stop(control: &mut Control, output: Output, host: String) -> Re
         return Err(Failure::plain(format!("no: {}", reply.reasons.join("; "))));
     }
     output.reply(&reply, |_| "yes".into());
-    Ok(())
+    if reply.can_stop { Ok(()) } else { Err(Failure::said()) }
 }

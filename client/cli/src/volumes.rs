@@ -197,7 +197,9 @@ async fn set(
     words: &[String],
 ) -> Result<(), Failure> {
     if words.is_empty() || !words.len().is_multiple_of(2) {
-        return Err(Failure::usage("volume set: NAME OPTION VALUE [OPTION VALUE...]"));
+        return Err(Failure::usage(
+            "volume set: expected NAME OPTION VALUE [OPTION VALUE...]; 'brick volume set help' lists the options",
+        ));
     }
     let options = words
         .chunks(2)
