@@ -73,7 +73,7 @@ The volume gv0 is mounted at demo/mnt. A tour (in this folder, as root):
   brick volume status gv0                   one brick is out
   demo/node2/start                          back again ...
   brick volume heal gv0 watch               ... and it heals by itself
-  diff -r -x .brickwork demo/node1/brick/gv0 demo/node2/brick/gv0 && echo equal
+  diff -r --no-dereference -x .brickwork demo/node1/brick/gv0 demo/node2/brick/gv0 && echo equal
 
   make demo-stop                            remove everything
 END
