@@ -1,0 +1,30 @@
+//! Fields added to messages whose first bytes were fixed already: the same operations with them set.
+
+use super::values::{gfid, name, other, parent};
+use crate::fop::*;
+
+pub fn arguments() -> Vec<(&'static str, Fop)> {
+    let slow = PauseForJoin { epoch: 77, pause_ms: 0, slow_us: 2000 };
+    let tidy = InspectDir {
+        gfid: parent(),
+        after_hash: 0xfedc_ba98_7654_3210,
+        after_name: name(),
+        limit: 1000,
+        tidy: true,
+    };
+    vec![("InspectDir.tidy", tidy.into()), ("PauseForJoin.slow", slow.into())]
+}
+
+pub fn answers() -> Vec<(&'static str, Op, Answer)> {
+    let session = 0x1112_1314_1516_1718;
+    let entry = |seq, answered| UnsettledEntry { session, seq, touches: vec![], answered };
+    let list = UnsettledList {
+        // Success is 0, and present: not the same as no answer yet.
+        entries: vec![entry(301, Some(0)), entry(302, Some(28)), entry(303, None)],
+        sessions: vec![session],
+        graced: 76,
+        marks: vec![SettledSeq { session, seq: 300 }],
+        stale: vec![MarkStale { gfid: gfid(), brick: other(), clear: false }],
+    };
+    vec![("Unsettled.settling", Op::Unsettled, Answer::UnsettledList(list))]
+}
