@@ -114,6 +114,8 @@ impl Volume {
                 if ours && state.attr.is_some() && self.recalls_none_since(&before) {
                     let attr = own_size(&state, attr, &run, inside);
                     self.note(&mut state, attr);
+                    // Also when a later write was answered first, and its times are kept.
+                    state.grow_to(attr.size);
                     self.keep_written(&mut state, &attr, &run);
                 } else {
                     self.drop_inode(&mut state);

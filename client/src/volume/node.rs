@@ -173,6 +173,14 @@ impl State {
         }
     }
 
+    /// A write of this mount's own made the file this long. Nothing makes it shorter while
+    /// writes are under way: a truncation waits for them.
+    pub fn grow_to(&mut self, size: u64) {
+        if let Some(known) = &mut self.attr {
+            known.size = known.size.max(size);
+        }
+    }
+
     pub fn behind(&mut self) -> &mut Behind {
         self.behind.get_or_insert_default()
     }
@@ -205,5 +213,26 @@ impl Slot for Node {
             || state.is_dirty()
             || state.told.is_some_and(|t| t > now)
             || state.names.as_ref().and_then(|n| n.told_until()).is_some_and(|t| t > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two writes are under way together: the later one, inside the file, is answered first.
+    /// The late answer of the one that made the file longer is older, and its size counts.
+    #[test]
+    fn a_late_answer_of_a_growing_write_still_makes_the_file_longer() {
+        let mut state = State::default();
+        let attr = |stamp, size| Attr { stamp, size, ..Attr::default() };
+        state.note(attr(1, 100));
+        state.note(attr(3, 100));
+        state.note(attr(2, 150));
+        assert_eq!(state.attr.map(|a| (a.stamp, a.size)), Some((3, 100)), "its times do not");
+        state.grow_to(150);
+        assert_eq!(state.attr.map(|a| (a.stamp, a.size)), Some((3, 150)));
+        state.grow_to(120);
+        assert_eq!(state.attr.map(|a| a.size), Some(150));
     }
 }

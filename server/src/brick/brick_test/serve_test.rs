@@ -97,7 +97,7 @@ fn garbage_costs_its_own_connection_only() {
         let mut bad = rig.client(2);
         bad.stream.write_all(&[0x55; 1000]).unwrap();
         assert!(bad.receive().is_err());
-        good.plain(Getattr { gfid: Gfid::ROOT }).answer();
+        good.ask_patiently(&Ask::new(Getattr { gfid: Gfid::ROOT })).answer();
     });
 }
 

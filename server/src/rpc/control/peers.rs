@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use proto::map::{MemberState, SetMap};
+use proto::{BrickId, PeerId};
 use proto_grpc::connect::fingerprint;
 use proto_grpc::control::{
     Message, Nothing, Peer, PeerAcceptRequest, PeerCanStopReply, PeerCanStopRequest,
-    PeerDetachRequest, PeerProbeReply, PeerProbeRequest, PeersReply, WhoamiReply,
+    PeerDetachRequest, PeerProbeReply, PeerProbeRequest, PeersReply, VolumeRequest, WhoamiReply,
 };
 use proto_grpc::peer::{Empty, PingRequest};
 use proto_rules::set::{CannotStop, can_stop as set_can_stop};
 use tonic::Status;
 
-use super::{commit, hosts, message, refuse};
+use super::{commit, heal, hosts, message, refuse};
 use crate::pool::command::Command;
 use crate::pool::join::{Probed, hex, unhex};
 use crate::pool::state::{PeerState, PoolState};
@@ -146,8 +148,33 @@ pub async fn can_stop(
     let alive = others.map(|p| async move { reachable(pool, p).await.then_some(p.node) });
     let alive: BTreeSet<u64> =
         futures_util::future::join_all(alive).await.into_iter().flatten().collect();
-    let reasons = reasons_to_stay(&state, &peer, &pool.voters(), &alive);
+    let doubtful = not_current(pool, &state).await?;
+    let reasons = reasons_to_stay(&state, &peer, &pool.voters(), &alive, &doubtful);
     Ok(PeerCanStopReply { can_stop: reasons.is_empty(), reasons })
+}
+
+/// Bricks that do not say of themselves that they are current. The map that this peer has may be
+/// an old one; and copies that differ are not there when they are needed.
+async fn not_current(pool: &Pool, state: &PoolState) -> Result<BTreeSet<BrickId>, Status> {
+    let mut doubtful = BTreeSet::new();
+    for volume in state.volumes.values().filter(|v| v.started) {
+        let info = heal::info(pool, VolumeRequest { name: volume.name.clone() }).await?;
+        let told = volume.bricks().zip(&info.bricks);
+        doubtful.extend(told.filter(|(_, b)| !b.known || b.pending > 0).map(|(m, _)| m.brick));
+    }
+    Ok(doubtful)
+}
+
+/// The set as it would be if the other peers' doubtful bricks were not in-sync.
+fn at_worst(set: &SetMap, peer: PeerId, doubtful: &BTreeSet<BrickId>) -> SetMap {
+    let mut set = set.clone();
+    for member in &mut set.members {
+        let doubted = member.peer != peer && doubtful.contains(&member.brick);
+        if doubted && member.state == MemberState::InSync {
+            member.state = MemberState::Syncing;
+        }
+    }
+    set
 }
 
 /// Why `peer` should not stop now; `alive`: nodes of the other peers that answer.
@@ -156,6 +183,7 @@ fn reasons_to_stay(
     peer: &PeerState,
     voters: &[u64],
     alive: &BTreeSet<u64>,
+    doubtful: &BTreeSet<BrickId>,
 ) -> Vec<String> {
     let mut reasons = Vec::new();
     for volume in state.volumes.values().filter(|v| v.started) {
@@ -164,7 +192,7 @@ fn reasons_to_stay(
             let members = u16::try_from(set.members.len()).unwrap_or(u16::MAX);
             let needed = options.min_in_sync_of(members);
             let name = format!("volume {} set {}", volume.name, set.id);
-            match set_can_stop(set, peer.id, needed) {
+            match set_can_stop(&at_worst(set, peer.id, doubtful), peer.id, needed) {
                 Ok(()) => {}
                 Err(CannotStop::LastInSync) => {
                     reasons.push(format!("{name}: it holds the only in-sync copy"));
@@ -183,4 +211,33 @@ fn reasons_to_stay(
         ));
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::map::MemberMap;
+    use proto::{Epoch, Incarnation, SetId};
+
+    use super::*;
+
+    /// A peer that has just started still stands in an old map as in-sync.
+    #[test]
+    fn a_brick_that_is_not_current_does_not_count_for_the_others() {
+        let peers = [(); 3].map(|()| PeerId::random());
+        let member = |peer: PeerId| MemberMap {
+            brick: BrickId::random(),
+            peer,
+            path: "/b".into(),
+            state: MemberState::InSync,
+            incarnation: Incarnation(1),
+            reason: String::new(),
+        };
+        let members = peers.map(member).to_vec();
+        let set = SetMap { id: SetId(0), epoch: Epoch(5), lead: None, members };
+        let doubtful = BTreeSet::from([set.members[2].brick]);
+        let worst = |peer| set_can_stop(&at_worst(&set, peer, &doubtful), peer, 2);
+        assert_eq!(worst(peers[0]), Err(CannotStop::TooFew { left: 1, needed: 2 }));
+        assert_eq!(worst(peers[2]), Ok(()), "the one that catches up may stop");
+        assert_eq!(set_can_stop(&set, peers[0], 2), Ok(()));
+    }
 }
