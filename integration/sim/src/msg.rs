@@ -140,6 +140,8 @@ pub enum Done {
         gfids: BTreeSet<Gfid>,
         all: bool,
         current: Interval,
+        /// Inodes whose copy here is stale.
+        stale: BTreeSet<Gfid>,
     },
     Inodes(Vec<(Gfid, Option<Inode>)>),
     Rest(Rc<Rest>),

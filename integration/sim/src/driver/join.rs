@@ -28,6 +28,8 @@ pub struct Sink {
     since: Option<Interval>,
     rounds: u32,
     all: bool,
+    /// What it keeps its own copy of, by the last list.
+    keeps: BTreeSet<Gfid>,
     /// The interval of the rest, once that is here.
     rest: Option<Interval>,
     never_until: Option<Tick>,
@@ -54,6 +56,7 @@ impl Peer {
                 since: last_durable,
                 rounds: 0,
                 all: false,
+                keeps: BTreeSet::new(),
                 rest: None,
                 never_until: None,
             });
@@ -85,7 +88,7 @@ impl Peer {
                     let since = sink.since;
                     self.promises.offer_join(set_key(), self.brick, epoch);
                     if let Some(lead) = lead {
-                        let keeps = self.member.keeps(brick_of(lead));
+                        let keeps = sink.keeps.clone();
                         self.call(cx, lead, Call::Pause { since, keeps }, Why::Join);
                     }
                 }
@@ -135,8 +138,9 @@ impl Peer {
     pub fn join_done(&mut self, cx: &mut Cx<'_>, from: Proc, call: &Call, done: Done) {
         let Some(sink) = self.joiner.as_mut() else { return };
         let commands = match (done, call) {
-            (Done::Changed { gfids, all, current }, Call::Changed { .. }) => {
+            (Done::Changed { gfids, all, current, stale }, Call::Changed { .. }) => {
                 sink.all |= all;
+                sink.keeps = self.member.keeps(brick_of(from), &stale);
                 self.listed(cx, gfids, all, current)
             }
             (Done::Inodes(inodes), _) => {
@@ -175,8 +179,7 @@ impl Peer {
             cx.hit(if everything { "heal: everything" } else { "heal: by log" });
         }
         list.extend(own);
-        let keeps = self.lasting.map.set.lead.map(|lead| self.member.keeps(lead));
-        list.retain(|gfid| !keeps.as_ref().is_some_and(|k| k.contains(gfid)));
+        list.retain(|gfid| !sink.keeps.contains(gfid));
         cx.note(|me| format!("p{} heals {} inodes: {list:?}", me, list.len()));
         sink.left = list.into_iter().collect();
         let left = Left { inodes: lead.len() as u64, bytes: 0 };
@@ -348,13 +351,15 @@ impl Peer {
     fn changed(&self, since: Option<Interval>) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
+        let mine = self.member.stale.iter().filter(|(brick, _)| *brick == self.brick);
+        let stale = mine.map(|(_, gfid)| gfid).collect();
         match store.book.answer(since) {
             LogAnswer::Since(since) => {
-                Done::Changed { gfids: store.changed_since(since.0), all: false, current }
+                Done::Changed { gfids: store.changed_since(since.0), all: false, current, stale }
             }
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();
-                Done::Changed { gfids, all: true, current }
+                Done::Changed { gfids, all: true, current, stale }
             }
         }
     }

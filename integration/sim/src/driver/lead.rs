@@ -355,7 +355,7 @@ impl Peer {
         }
         let known = |s: &SessionId| self.table.as_ref().is_some_and(|t| t.knows(*s));
         let sessions: Vec<SessionId> = self.heard.iter().copied().filter(known).collect();
-        gfids.retain(|g| !keeps.contains(g));
+        gfids.retain(|g| !(keeps.contains(g) && self.member.stale.is_stale(self.brick, *g)));
         Rest {
             inodes: gfids.into_iter().map(|g| (g, store.live.get(&g).cloned())).collect(),
             log: store.log.clone(),

@@ -443,13 +443,13 @@ impl<R: Clone> Member<R> {
         ok
     }
 
-    /// Joiner's side: inodes of which it keeps its own copy while the lead's is stale. It was
-    /// in-sync, with a good copy, when that was marked.
-    pub fn keeps(&self, lead: BrickId) -> BTreeSet<Gfid> {
-        let kept = |(brick, gfid): &(BrickId, Gfid)| {
-            *brick == lead && !self.stale.is_stale(self.brick, *gfid)
-        };
-        self.stale.iter().filter(kept).map(|(_, gfid)| gfid).collect()
+    /// Joiner's side: of the inodes whose copy is stale at the lead, by the lead's word with its
+    /// list, those of which it keeps its own copy. It was in-sync, with a good one, when that
+    /// was marked.
+    pub fn keeps(&self, lead: BrickId, stale: &BTreeSet<Gfid>) -> BTreeSet<Gfid> {
+        let knows = |g: &&Gfid| self.stale.is_stale(lead, **g);
+        let good = |g: &&Gfid| !self.stale.is_stale(self.brick, **g);
+        stale.iter().filter(knows).filter(good).copied().collect()
     }
 
     /// Lead's side: marks that all members note before it pauses for `joiner`, which keeps its
