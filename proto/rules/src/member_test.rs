@@ -470,3 +470,15 @@ fn trap_47_the_last_copy_is_known_as_such() {
     let peer = crate::testing::peer(2);
     assert_eq!(crate::set::can_stop(&map, peer, 1), Err(crate::set::CannotStop::LastInSync));
 }
+
+/// The other member died before it had noted the mark; the epoch without it begins.
+#[test]
+fn an_unfinished_mark_of_the_last_copy_is_dropped() {
+    let (mut member, _, _) = lead(&in_sync(5, &[1, 2]));
+    let mark = [(brick(1), gfid(1))];
+    assert!(member.begin_marking(&mark));
+    member.stale.mark(brick(1), gfid(1));
+    assert!(member.unfinished(&mark).is_empty(), "brick 2 has a good one");
+    member.on_map(&set_map(6, &[(1, InSync), (2, Out)]), 1);
+    assert_eq!(member.unfinished(&mark), mark);
+}

@@ -249,6 +249,21 @@ impl Peer {
         }
     }
 
+    /// The epoch ended before all members had noted them.
+    pub fn drop_unfinished_marks(&mut self, cx: &mut Cx<'_>) {
+        for job in std::mem::take(&mut self.markings).into_values() {
+            let clear = self.member.unfinished(&job.marking.marks);
+            if clear.is_empty() {
+                continue;
+            }
+            self.note_marks(&[], &clear);
+            for to in self.others() {
+                let call = Call::Mark { set: Vec::new(), clear: clear.clone() };
+                self.call(cx, to, call, Why::Told);
+            }
+        }
+    }
+
     pub fn note_marks(&mut self, set: &[(BrickId, Gfid)], clear: &[(BrickId, Gfid)]) {
         let facts = &mut self.lasting.store.facts;
         for (brick, gfid) in clear {

@@ -36,7 +36,7 @@ impl Peer {
     pub fn lead_on(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
         self.calls.retain(|_, p| p.why == Why::Join);
         self.pause = None;
-        self.markings.clear();
+        self.drop_unfinished_marks(cx);
         self.stale_abort(cx);
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
         let jobs: Vec<u64> = self.settles.keys().copied().collect();

@@ -461,6 +461,16 @@ impl<R: Clone> Member<R> {
         gfids.filter(missing).map(|gfid| (joiner, gfid)).collect()
     }
 
+    /// Marks of a round that a new epoch of the same lead cut off: which of them are dropped
+    /// again, on all members. Nobody was told of them, and no good copy would be left.
+    pub fn unfinished(&self, marks: &[(BrickId, Gfid)]) -> Vec<(BrickId, Gfid)> {
+        let members: Vec<BrickId> =
+            self.map.iter().flat_map(|m| m.in_sync()).map(|m| m.brick).collect();
+        let none =
+            |(brick, gfid): &&(BrickId, Gfid)| self.stale.would_leave_none(*brick, *gfid, &members);
+        marks.iter().filter(none).copied().collect()
+    }
+
     /// All members have noted what `begin_marking` was about. (A new epoch ends all rounds.)
     pub fn end_marking(&mut self) {
         self.marking = self.marking.saturating_sub(1);
