@@ -36,6 +36,40 @@ impl World {
             Fault::Pause(proc) => self.pause(proc, "fault: pause"),
             Fault::ClientPause(proc) => self.pause(proc, "fault: client pause"),
             Fault::Resume(proc) => self.resume(proc),
+            Fault::Cut(..)
+            | Fault::OneWayCut(..)
+            | Fault::Isolate(_)
+            | Fault::Mend(..)
+            | Fault::MendAll(_)
+            | Fault::Drop(..)
+            | Fault::Slow(..) => self.network_fault(fault),
+            Fault::WallJump(proc) => {
+                self.cover.hit("fault: wall jump");
+                let sign = if self.rng.percent(50) { 1 } else { -1 };
+                self.procs[proc].clock.wall_offset += sign * DAY;
+            }
+            Fault::Eio(proc) => self.fail_disk(proc),
+            Fault::Misanswer(proc) => self.oracle.plan_misanswer(proc),
+            Fault::Full(proc) => {
+                self.cover.hit("fault: full disk");
+                self.peers[proc].lasting.store.full = true;
+            }
+            Fault::DiskLost(proc) => self.lose_disk(proc),
+            Fault::Wedge(proc) => {
+                self.cover.hit("fault: wedged client");
+                self.clients[proc - self.cast.peers].wedged = true;
+            }
+            Fault::Unwedge(proc) => self.clients[proc - self.cast.peers].wedged = false,
+            Fault::ClientCrash(proc) => {
+                self.cover.hit("fault: client crash");
+                self.kill(proc);
+            }
+            Fault::ClientStart(proc) => self.restart_client(proc),
+        }
+    }
+
+    fn network_fault(&mut self, fault: Fault) {
+        match fault {
             Fault::Cut(a, b) => {
                 self.cover.hit("fault: cut");
                 self.net.cut(a, b);
@@ -71,28 +105,7 @@ impl World {
                 let by = self.rng.range(20 * MS, 400 * MS);
                 self.net.slow_down(a, b, by);
             }
-            Fault::WallJump(proc) => {
-                self.cover.hit("fault: wall jump");
-                let sign = if self.rng.percent(50) { 1 } else { -1 };
-                self.procs[proc].clock.wall_offset += sign * DAY;
-            }
-            Fault::Eio(proc) => self.fail_disk(proc),
-            Fault::Misanswer(proc) => self.oracle.plan_misanswer(proc),
-            Fault::Full(proc) => {
-                self.cover.hit("fault: full disk");
-                self.peers[proc].lasting.store.full = true;
-            }
-            Fault::DiskLost(proc) => self.lose_disk(proc),
-            Fault::Wedge(proc) => {
-                self.cover.hit("fault: wedged client");
-                self.clients[proc - self.cast.peers].wedged = true;
-            }
-            Fault::Unwedge(proc) => self.clients[proc - self.cast.peers].wedged = false,
-            Fault::ClientCrash(proc) => {
-                self.cover.hit("fault: client crash");
-                self.kill(proc);
-            }
-            Fault::ClientStart(proc) => self.restart_client(proc),
+            _ => {}
         }
     }
 
