@@ -293,7 +293,11 @@ mod tests {
             let incarnation = inc(i);
             Decision::Propose(SetEntry::BrickUp { epoch: Epoch(6), brick: brick(n), incarnation })
         };
-        assert_eq!(decide(&map, std::slice::from_ref(&kept), Tick(0), &[]), up(2, 21), "named first");
+        assert_eq!(
+            decide(&map, std::slice::from_ref(&kept), Tick(0), &[]),
+            up(2, 21),
+            "named first"
+        );
         let named = SetEntry::BrickUp { epoch: Epoch(6), brick: brick(2), incarnation: inc(21) };
         crate::set::apply(&mut map, 7, &named);
         let both = [lost, kept.clone()];

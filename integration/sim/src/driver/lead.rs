@@ -377,6 +377,7 @@ impl Peer {
             rules: self.member.hand_over(sessions),
             book: store.book.clone(),
             keep: all,
+            fallback: store.facts.fallback,
             raised: store.facts.raised.clone(),
             interval: self.interval.current(),
         }

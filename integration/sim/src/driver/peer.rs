@@ -212,6 +212,9 @@ impl Peer {
             facts.epoch = map.set.epoch;
             facts.incarnation = self.incarnation;
             facts.boot = self.lasting.boot;
+            if map.set.in_sync().count() == map.set.members.len() {
+                facts.fallback = None;
+            }
         }
         cx.note(|me| format!("p{} map v{} {:?} -> {commands:?}", me, map.version, short(&map.set)));
         self.run_member(cx, commands);
