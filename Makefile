@@ -39,9 +39,16 @@ test: ## formats, lints, unit, simulation, cluster and mount tests; what CI runs
 bench: build ## micro-benchmarks and brick-bench against the running demo
 	@sh integration/suite/bench.sh
 
-soak: build ## the kill tests for 20 rounds and the programs on the full tree (about an hour, root)
+# The simulation alone, when one of these is given; it needs no build of the product.
+ifneq ($(SEEDS)$(PLANT)$(REPLAY),)
+soak:
+	@cargo run --quiet --release --locked -p integration-sim -- $(if $(PLANT),--plant $(PLANT)) \
+		$(if $(REPLAY),--replay $(REPLAY),--seeds $(or $(SEEDS),2000))
+else
+soak: build ## kill tests, 20 rounds (an hour, root); SEEDS=n, PLANT=name|list, REPLAY=seed: the simulation
 	@BRICK_ROUNDS=$${BRICK_ROUNDS:-20} BRICK_FULL=1 BRICK_SUITE_LIMIT=14400 sh integration/suite/test.sh \
 		harness cluster stranger kill mount_kill apps demo
+endif
 
 fix: ## format, and apply what clippy can
 	cargo fmt --all

@@ -24,6 +24,8 @@ const ALLOWED_EDGES: &[(&str, &[&str])] = &[
     ("server", &["proto", "proto-rules", "proto-grpc", "server-store", "client"]),
     ("benches", ALL),
     ("integration", ALL),
+    // The same source as proto-rules, with planted faults, for the simulation alone.
+    ("proto-rules-planted", &["proto"]),
     // The simulation runs the rules themselves, in a world of its own.
     ("integration-sim", &["proto", "proto-rules"]),
 ];

@@ -10,3 +10,6 @@ pub mod metrics;
 pub mod pool;
 pub mod promise;
 pub mod rpc;
+
+// A brick that can break its own rules must not exist (docs/decisions/0005).
+const _: () = assert!(!proto_rules::plant::COMPILED_IN, "the rules were built with planted faults");

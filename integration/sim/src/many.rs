@@ -69,15 +69,15 @@ struct Shared {
 
 /// Runs seeds `first..first + seeds` to the end, on all cores.
 pub fn run_many(first: u64, seeds: u64, plant: Plant) -> Report {
-    run_some(first, seeds, plant, false)
+    run_some(first, seeds, plant, &[])
 }
 
-/// As `run_many`, but stops at the first failure.
-pub fn run_until_broken(first: u64, seeds: u64, plant: Plant) -> Report {
-    run_some(first, seeds, plant, true)
+/// As `run_many`, but stops as soon as one of these invariants breaks.
+pub fn run_until_broken(first: u64, seeds: u64, plant: Plant, wanted: &[&str]) -> Report {
+    run_some(first, seeds, plant, wanted)
 }
 
-fn run_some(first: u64, seeds: u64, plant: Plant, stop: bool) -> Report {
+fn run_some(first: u64, seeds: u64, plant: Plant, wanted: &[&str]) -> Report {
     let next = AtomicU64::new(first);
     let stopped = AtomicBool::new(false);
     let shared = Mutex::new(Shared {
@@ -99,6 +99,7 @@ fn run_some(first: u64, seeds: u64, plant: Plant, stop: bool) -> Report {
             all.undecided += u64::from(outcome.undecided);
             all.operations += outcome.operations as u64;
             if let Some(broken) = outcome.broken {
+                stopped.fetch_or(wanted.contains(&broken.invariant), Ordering::Relaxed);
                 let (count, seeds) = all.broken.entry(broken.invariant).or_default();
                 *count += 1;
                 seeds.insert(seed);
@@ -108,7 +109,6 @@ fn run_some(first: u64, seeds: u64, plant: Plant, stop: bool) -> Report {
                 if all.failed.as_ref().is_none_or(|(s, _)| seed < *s) {
                     all.failed = Some((seed, broken));
                 }
-                stopped.store(stop, Ordering::Relaxed);
             }
         }
     };

@@ -140,6 +140,10 @@ pub enum Done {
         gfids: BTreeSet<Gfid>,
         all: bool,
         current: Interval,
+        /// Inodes whose copy here is stale.
+        stale: BTreeSet<Gfid>,
+        /// What the asker did since then may be lost here.
+        fallback: Option<Interval>,
     },
     Inodes(Vec<(Gfid, Option<Inode>)>),
     Rest(Rc<Rest>),
@@ -153,6 +157,7 @@ pub struct Rest {
     pub book: LogBook,
     pub rules: HandOver<Outcome>,
     pub keep: BTreeSet<Gfid>,
+    pub fallback: Option<u64>,
     pub raised: BTreeMap<LeaseKey, LeaseNumber>,
     pub interval: Interval,
 }

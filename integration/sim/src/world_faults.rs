@@ -36,6 +36,13 @@ impl World {
             Fault::Pause(proc) => self.pause(proc, "fault: pause"),
             Fault::ClientPause(proc) => self.pause(proc, "fault: client pause"),
             Fault::Resume(proc) => self.resume(proc),
+            Fault::Cut(..)
+            | Fault::OneWayCut(..)
+            | Fault::Isolate(_)
+            | Fault::Mend(..)
+            | Fault::MendAll(_)
+            | Fault::Drop(..)
+            | Fault::Slow(..) => self.network_fault(fault),
             Fault::WallJump(proc) => {
                 self.cover.hit("fault: wall jump");
                 let sign = if self.rng.percent(50) { 1 } else { -1 };
@@ -58,12 +65,10 @@ impl World {
                 self.kill(proc);
             }
             Fault::ClientStart(proc) => self.restart_client(proc),
-            _ => self.link_fault(fault),
         }
     }
 
-    /// Of the network.
-    fn link_fault(&mut self, fault: Fault) {
+    fn network_fault(&mut self, fault: Fault) {
         match fault {
             Fault::Cut(a, b) => {
                 self.cover.hit("fault: cut");

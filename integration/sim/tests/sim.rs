@@ -6,7 +6,7 @@ use integration_sim::run;
 
 #[test]
 fn seeds_hold_all_invariants_and_reach_every_event() {
-    let seeds = std::env::var("BRICK_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
+    let seeds = std::env::var("BRICK_SIM_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2000);
     let report = run_many(1, seeds, Plant::None);
     assert!(report.passed(), "{}", report.text());
 }

@@ -421,8 +421,10 @@ fn what_is_taken_from_a_stale_copy_is_stale() {
     source.stale.mark(brick(1), gfid(1));
     let mut away: Member<u32> = Member::new(brick(2), inc(20));
     away.on_map(&map, 1);
-    assert!(away.keeps(brick(1)).is_empty());
-    let marks = source.marks_for(brick(2), &away.keeps(brick(1)));
+    let stale = BTreeSet::from([gfid(1)]);
+    let kept = away.keeps(brick(1), &stale);
+    assert!(kept.is_empty());
+    let marks = source.marks_for(brick(2), &kept);
     assert_eq!(marks, [(brick(2), gfid(1))]);
     marks.iter().for_each(|(b, g)| assert!(source.stale.mark(*b, *g)));
     away.take_over(source.hand_over([]));
@@ -431,7 +433,8 @@ fn what_is_taken_from_a_stale_copy_is_stale() {
     let mut there: Member<u32> = Member::new(brick(2), inc(20));
     there.on_map(&map, 1);
     there.stale.mark(brick(1), gfid(1));
-    assert_eq!(there.keeps(brick(1)), BTreeSet::from([gfid(1)]));
+    assert_eq!(there.keeps(brick(1), &stale), stale);
+    assert!(there.keeps(brick(1), &BTreeSet::new()).is_empty(), "healed meanwhile");
 }
 
 /// A lead whose own copy can be healed first does not hand it to a joiner.
@@ -466,4 +469,16 @@ fn trap_47_the_last_copy_is_known_as_such() {
     assert!(member.lone());
     let peer = crate::testing::peer(2);
     assert_eq!(crate::set::can_stop(&map, peer, 1), Err(crate::set::CannotStop::LastInSync));
+}
+
+/// The other member died before it had noted the mark; the epoch without it begins.
+#[test]
+fn an_unfinished_mark_of_the_last_copy_is_dropped() {
+    let (mut member, _, _) = lead(&in_sync(5, &[1, 2]));
+    let mark = [(brick(1), gfid(1))];
+    assert!(member.begin_marking(&mark));
+    member.stale.mark(brick(1), gfid(1));
+    assert!(member.unfinished(&mark).is_empty(), "brick 2 has a good one");
+    member.on_map(&set_map(6, &[(1, InSync), (2, Out)]), 1);
+    assert_eq!(member.unfinished(&mark), mark);
 }

@@ -2,7 +2,7 @@
 //!
 //! They are compiled in with the feature `plants` only, which the product never turns on
 //! (`brickd` does not compile with it); without it `planted` is a constant `false`. See
-//! `docs/decisions/0006-plants-are-compiled-into-a-copy.md`.
+//! `docs/decisions/0005-plants-are-compiled-into-a-copy.md`.
 
 /// A rule that can be switched off, one at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -96,22 +96,21 @@ impl Restart {
             return Decision::Propose(brick_up(map, new));
         }
         // Nobody in-sync is heard any more; what such a one said before it fell silent is nothing.
-        let silent = |brick: &BrickId, report: &Report| {
-            in_sync.iter().any(|m| m.brick == *brick && m.incarnation == report.incarnation)
-        };
         let mut said = fresh.clone();
-        said.retain(|brick, report| !silent(brick, report));
-        if in_sync.len() > 1 {
-            return self.choose(now, map, &said, &in_sync);
+        for member in &in_sync {
+            said.retain(|brick, r| *brick != member.brick || r.incarnation != member.incarnation);
         }
-        // The only one. If it never learnt of the epoch in which it is that, nobody has been
-        // served since: those who were passed over may remember more than it does by now.
-        let passed = map.members.iter().filter(|m| passed_over(m));
-        let candidates: Vec<_> = in_sync.into_iter().chain(passed).collect();
-        if candidates.len() > 1 && new.durable < map.epoch {
-            return self.choose(now, map, &said, &candidates);
+        // If none of them ever learnt of the epoch, nobody has been served in it: those who were
+        // passed over when it began may remember more than they do by now.
+        let unserved = |m: &&MemberMap| said.get(&m.brick).is_some_and(|r| r.durable < map.epoch);
+        let mut candidates = in_sync;
+        if candidates.iter().all(unserved) {
+            candidates.extend(map.members.iter().filter(|m| passed_over(m)));
         }
-        Decision::Propose(brick_up(map, new))
+        match candidates.len() {
+            1 => Decision::Propose(brick_up(map, new)),
+            _ => self.choose(now, map, &said, &candidates),
+        }
     }
 
     /// What was said lately, or by an incarnation that is named and alive.

@@ -45,11 +45,15 @@ const HEALING: &str = "healing";
 /// Why a member that came back under another incarnation syncs.
 const DAEMON_RESTARTED: &str = "its daemon restarted";
 
+/// Before the reason of a member that was evicted or left, until the next epoch.
+const OUT: &str = "out: ";
+
 /// Whether the entry that began this epoch passed this member over for those in-sync now. As
 /// long as they have not served in it, another choice may fall on it.
 pub fn passed_over(member: &MemberMap) -> bool {
+    let reason = member.reason.as_str();
     member.state != MemberState::InSync
-        && [ALL_WERE_DOWN, DAEMON_RESTARTED].contains(&member.reason.as_str())
+        && ([ALL_WERE_DOWN, DAEMON_RESTARTED].contains(&reason) || reason.starts_with(OUT))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +97,7 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
     let again = matches!(entry, SetEntry::Restart { .. }) && map.in_sync().count() == 1;
     let changed = match entry {
         SetEntry::Start { members } => start(map, members),
-        SetEntry::Evict { brick, reason, .. } => remove(map, *brick, MemberState::Out, reason),
+        SetEntry::Evict { brick, reason, .. } => remove(map, *brick, reason),
         SetEntry::EvictPeer { peer, reason, .. } => evict_peer(map, *peer, reason),
         SetEntry::Join { brick, incarnation, .. } => join(map, *brick, *incarnation),
         SetEntry::Bump { .. } => Ok(Change::Epoch),
@@ -109,9 +113,11 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
         Ok(Change::Epoch) => {
             map.epoch = Epoch(index);
             elect(map);
+            use MemberState::Out;
             let earlier = |m: &&mut MemberMap| passed.contains(&m.brick) && passed_over(m);
             for member in map.members.iter_mut().filter(earlier).filter(|_| !again) {
-                member.reason = HEALING.into();
+                let said = member.reason.strip_prefix(OUT).filter(|_| member.state == Out);
+                member.reason = said.unwrap_or(HEALING).to_owned();
             }
             SetOutcome::NewEpoch { epoch: map.epoch, lead_changed: leader(map) != before }
         }
@@ -180,7 +186,7 @@ fn start(map: &mut SetMap, members: &[(BrickId, Incarnation)]) -> Result<Change,
     Ok(Change::Epoch)
 }
 
-fn remove(map: &mut SetMap, brick: BrickId, to: MemberState, reason: &str) -> Result<Change, Void> {
+fn remove(map: &mut SetMap, brick: BrickId, reason: &str) -> Result<Change, Void> {
     let at = position(map, brick)?;
     if map.members[at].state != MemberState::InSync {
         return Err(Void::State);
@@ -188,8 +194,8 @@ fn remove(map: &mut SetMap, brick: BrickId, to: MemberState, reason: &str) -> Re
     if map.in_sync().count() == 1 {
         return Err(Void::LastInSync);
     }
-    map.members[at].state = to;
-    map.members[at].reason = reason.to_owned();
+    map.members[at].state = MemberState::Out;
+    map.members[at].reason = format!("{OUT}{reason}");
     Ok(Change::Epoch)
 }
 
@@ -202,7 +208,7 @@ fn evict_peer(map: &mut SetMap, peer: PeerId, reason: &str) -> Result<Change, Vo
         return Err(Void::LastInSync);
     }
     for brick in bricks {
-        remove(map, brick, MemberState::Out, reason)?;
+        remove(map, brick, reason)?;
     }
     Ok(Change::Epoch)
 }
@@ -266,7 +272,7 @@ fn leave(
             member.reason = reason.to_owned();
             Ok(Change::Noted)
         }
-        MemberState::InSync => remove(map, brick, MemberState::Out, reason),
+        MemberState::InSync => remove(map, brick, reason),
     }
 }
 

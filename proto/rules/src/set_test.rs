@@ -124,6 +124,10 @@ fn a_leave_of_an_earlier_incarnation_is_void() {
     };
     assert_eq!(apply(&mut map, 6, &leave(9)), SetOutcome::Void(Void::Incarnation));
     assert_eq!(apply(&mut map, 7, &leave(10)), new_epoch(7, true));
+    assert!(passed_over(&map.members[0]), "until brick 2 has served");
+    assert_eq!(map.members[0].reason, "out: stopped");
+    apply(&mut map, 8, &SetEntry::Bump { epoch: Epoch(7) });
+    assert!(!passed_over(&map.members[0]));
     assert_eq!(map.members[0].reason, "stopped");
 }
 

@@ -28,6 +28,10 @@ pub struct Sink {
     since: Option<Interval>,
     rounds: u32,
     all: bool,
+    /// The lead lost what it did after that.
+    fallback: Option<Interval>,
+    /// What it keeps its own copy of, by the last list.
+    keeps: BTreeSet<Gfid>,
     /// The interval of the rest, once that is here.
     rest: Option<Interval>,
     never_until: Option<Tick>,
@@ -54,6 +58,8 @@ impl Peer {
                 since: last_durable,
                 rounds: 0,
                 all: false,
+                fallback: None,
+                keeps: BTreeSet::new(),
                 rest: None,
                 never_until: None,
             });
@@ -85,7 +91,7 @@ impl Peer {
                     let since = sink.since;
                     self.promises.offer_join(set_key(), self.brick, epoch);
                     if let Some(lead) = lead {
-                        let keeps = self.member.keeps(brick_of(lead));
+                        let keeps = sink.keeps.clone();
                         self.call(cx, lead, Call::Pause { since, keeps }, Why::Join);
                     }
                 }
@@ -135,8 +141,10 @@ impl Peer {
     pub fn join_done(&mut self, cx: &mut Cx<'_>, from: Proc, call: &Call, done: Done) {
         let Some(sink) = self.joiner.as_mut() else { return };
         let commands = match (done, call) {
-            (Done::Changed { gfids, all, current }, Call::Changed { .. }) => {
+            (Done::Changed { gfids, all, current, stale, fallback }, Call::Changed { .. }) => {
+                sink.fallback = fallback;
                 sink.all |= all;
+                sink.keeps = self.member.keeps(brick_of(from), &stale);
                 self.listed(cx, gfids, all, current)
             }
             (Done::Inodes(inodes), _) => {
@@ -164,7 +172,11 @@ impl Peer {
         current: Interval,
     ) -> Vec<JoinCommand> {
         let store = &self.lasting.store;
-        let own = match store.book.answer(Some(Interval(store.facts.checkpoint))) {
+        // From before the lead's own loss of memory on, if that is earlier: what this brick has
+        // on disk of that time the lead may lack, and not know of.
+        let fallback = self.joiner.as_ref().and_then(|sink| sink.fallback);
+        let own = Interval(store.facts.checkpoint);
+        let own = match store.book.answer(Some(fallback.map_or(own, |f| f.min(own)))) {
             LogAnswer::Since(since) => store.changed_since(since.0),
             LogAnswer::Everything => store.live.keys().copied().collect(),
         };
@@ -175,8 +187,7 @@ impl Peer {
             cx.hit(if everything { "heal: everything" } else { "heal: by log" });
         }
         list.extend(own);
-        let keeps = self.lasting.map.set.lead.map(|lead| self.member.keeps(lead));
-        list.retain(|gfid| !keeps.as_ref().is_some_and(|k| k.contains(gfid)));
+        list.retain(|gfid| !sink.keeps.contains(gfid));
         cx.note(|me| format!("p{} heals {} inodes: {list:?}", me, list.len()));
         sink.left = list.into_iter().collect();
         let left = Left { inodes: lead.len() as u64, bytes: 0 };
@@ -214,6 +225,7 @@ impl Peer {
         let marks = self.member.stale.iter().map(|(brick, gfid)| (gfid, brick));
         self.lasting.store.facts.stale = marks.collect();
         self.lasting.store.facts.raised = rest.raised.clone();
+        self.lasting.store.facts.fallback = rest.fallback;
         self.heard.extend(rest.rules.sessions.iter().copied());
         self.lasting.store.facts.graced = self.member.graced();
         let commands = self.joiner.as_mut().map(|j| j.rules.on_rest()).unwrap_or_default();
@@ -348,13 +360,20 @@ impl Peer {
     fn changed(&self, since: Option<Interval>) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
+        let mine = self.member.stale.iter().filter(|(brick, _)| *brick == self.brick);
+        let stale = mine.map(|(_, gfid)| gfid).collect();
+        let fallback = store.facts.fallback.map(Interval);
         match store.book.answer(since) {
-            LogAnswer::Since(since) => {
-                Done::Changed { gfids: store.changed_since(since.0), all: false, current }
-            }
+            LogAnswer::Since(since) => Done::Changed {
+                gfids: store.changed_since(since.0),
+                all: false,
+                current,
+                stale,
+                fallback,
+            },
             LogAnswer::Everything => {
                 let gfids = store.live.keys().copied().collect();
-                Done::Changed { gfids, all: true, current }
+                Done::Changed { gfids, all: true, current, stale, fallback }
             }
         }
     }

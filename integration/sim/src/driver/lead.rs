@@ -9,7 +9,7 @@ use proto_rules::heal::log::{Interval, LogAnswer};
 use proto_rules::lease::table::{Ask, LeaseCommand, term};
 use proto_rules::member::stale::Marking;
 use proto_rules::set::SetEntry;
-use proto_rules::time::{JOIN_PAUSE, LEASE_TERM, MS, given};
+use proto_rules::time::{JOIN_PAUSE, MS};
 
 use super::peer::{Peer, Why};
 use super::stale::STALE_HEALER;
@@ -157,7 +157,7 @@ impl Peer {
                     }
                     self.start_settle(cx, Some(scope), raise);
                 }
-                LeaseCommand::NoteGraced { epoch } => self.grace_over = Some(epoch),
+                LeaseCommand::NoteGraced { epoch } => self.note_graced(cx, epoch),
                 LeaseCommand::Forget { session, .. } => self.tell_ended(cx, session, true),
             }
         }
@@ -249,6 +249,21 @@ impl Peer {
         }
     }
 
+    /// The epoch ended before all members had noted them.
+    pub fn drop_unfinished_marks(&mut self, cx: &mut Cx<'_>) {
+        for job in std::mem::take(&mut self.markings).into_values() {
+            let clear = self.member.unfinished(&job.marking.marks);
+            if clear.is_empty() {
+                continue;
+            }
+            self.note_marks(&[], &clear);
+            for to in self.others() {
+                let call = Call::Mark { set: Vec::new(), clear: clear.clone() };
+                self.call(cx, to, call, Why::Told);
+            }
+        }
+    }
+
     pub fn note_marks(&mut self, set: &[(BrickId, Gfid)], clear: &[(BrickId, Gfid)]) {
         let facts = &mut self.lasting.store.facts;
         for (brick, gfid) in clear {
@@ -282,11 +297,6 @@ impl Peer {
         {
             let commands = table.tick(cx.tick);
             self.run_lease(cx, commands);
-        }
-        if cx.tick > self.leases_end
-            && let Some(epoch) = self.grace_over.take()
-        {
-            self.note_graced(cx, epoch);
         }
         self.tick_pause(cx);
         self.tick_stale(cx);
@@ -360,13 +370,14 @@ impl Peer {
         }
         let known = |s: &SessionId| self.table.as_ref().is_some_and(|t| t.knows(*s));
         let sessions: Vec<SessionId> = self.heard.iter().copied().filter(known).collect();
-        gfids.retain(|g| !keeps.contains(g));
+        gfids.retain(|g| !(keeps.contains(g) && self.member.stale.is_stale(self.brick, *g)));
         Rest {
             inodes: gfids.into_iter().map(|g| (g, store.live.get(&g).cloned())).collect(),
             log: store.log.clone(),
             rules: self.member.hand_over(sessions),
             book: store.book.clone(),
             keep: all,
+            fallback: store.facts.fallback,
             raised: store.facts.raised.clone(),
             interval: self.interval.current(),
         }
@@ -407,28 +418,10 @@ impl Peer {
         self.table = None;
         self.settles.clear();
         self.graced_wait = None;
-        self.grace_over = None;
         self.markings.clear();
         self.asks.clear();
         self.pause = None;
         self.stale_job = None;
-    }
-
-    /// An evicted lead's leases ran out with the promises that were waited for. One that
-    /// restarted or left ended its promises at once: its leases run on.
-    pub fn note_old_leases(&mut self, cx: &Cx<'_>, new: &proto::map::SetMap) {
-        let Some(old) = self.member.map() else {
-            self.leases_end = cx.tick.after(given(LEASE_TERM));
-            return;
-        };
-        let lead = |map: &proto::map::SetMap| {
-            map.lead.and_then(|l| map.member(l)).map(|m| (m.brick, m.incarnation))
-        };
-        let before = old.lead.and_then(|l| new.member(l));
-        let waited = before.is_some_and(|m| m.reason == super::leader::SILENT);
-        if lead(old) != lead(new) && !waited {
-            self.leases_end = cx.tick.after(given(LEASE_TERM));
-        }
     }
 
     pub fn tell_leader_of_map(&self, cx: &mut Cx<'_>, to: Proc) {

@@ -14,7 +14,7 @@ use crate::model::net::{CONTROL, Proc};
 use crate::msg::{Msg, Word};
 
 /// Why a member was evicted after its promises were waited for.
-pub const SILENT: &str = "silent";
+const SILENT: &str = "silent";
 /// A report counts this long.
 const REPORT_AGE: u64 = 700 * MS;
 /// The leader asks again for what was not done.

@@ -75,9 +75,6 @@ pub struct Peer {
     pub heard: BTreeSet<proto::SessionId>,
     /// Members that have yet to note an epoch as graced.
     pub graced_wait: Option<(Epoch, u32)>,
-    /// Leases of the lead before may run until then: nothing is granted earlier.
-    pub leases_end: Tick,
-    pub grace_over: Option<Epoch>,
     pub markings: BTreeMap<u64, super::lead::MarkJob>,
     pub asks: BTreeMap<(proto::SessionId, u64), super::lead::AskFrom>,
     pub pause: Option<super::lead::Pause>,
@@ -112,8 +109,6 @@ impl Peer {
             settles: BTreeMap::new(),
             heard: BTreeSet::new(),
             graced_wait: None,
-            leases_end: Tick::ZERO,
-            grace_over: None,
             markings: BTreeMap::new(),
             asks: BTreeMap::new(),
             pause: None,
@@ -211,13 +206,15 @@ impl Peer {
             return;
         }
         self.promises.on_map(cx.tick, set_key(), &map.set);
-        self.note_old_leases(cx, &map.set);
         let commands = self.member.on_map(&map.set, self.needed);
         if self.member.in_sync() {
             let facts = &mut self.lasting.store.facts;
             facts.epoch = map.set.epoch;
             facts.incarnation = self.incarnation;
             facts.boot = self.lasting.boot;
+            if map.set.in_sync().count() == map.set.members.len() {
+                facts.fallback = None;
+            }
         }
         cx.note(|me| format!("p{} map v{} {:?} -> {commands:?}", me, map.version, short(&map.set)));
         self.run_member(cx, commands);

@@ -9,7 +9,7 @@ use proto_rules::lease::table::{LeaseTable, SettleScope};
 use proto_rules::settle::{CopyWhat, MemberList, Scope, Settle, SettleCommand};
 
 use super::peer::{Peer, Why};
-use crate::cx::{Cx, brick_of, proc_of};
+use crate::cx::{Cx, brick_of, proc_of, set_key};
 use crate::model::change::{BLOCK_BYTES, block_touch};
 use crate::model::net::Proc;
 use crate::msg::{Call, Done};
@@ -36,7 +36,7 @@ impl Peer {
     pub fn lead_on(&mut self, cx: &mut Cx<'_>, epoch: Epoch) {
         self.calls.retain(|_, p| p.why == Why::Join);
         self.pause = None;
-        self.markings.clear();
+        self.drop_unfinished_marks(cx);
         self.stale_abort(cx);
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
         let jobs: Vec<u64> = self.settles.keys().copied().collect();
@@ -49,9 +49,7 @@ impl Peer {
         }
         let Some(table) = self.table.as_mut() else { return };
         table.on_epoch(epoch);
-        if let Some(waiting) = self.grace_over.as_mut() {
-            *waiting = epoch;
-        } else if table.serving() || self.graced_wait.is_some() {
+        if table.serving() || self.graced_wait.is_some() {
             self.note_graced(cx, epoch);
         }
     }
@@ -155,6 +153,10 @@ impl Peer {
         match settle.rules.scope() {
             Scope::All => {
                 let mut table = LeaseTable::new_lead(epoch, settle.graced, sessions);
+                // A set in which no grace has ended yet has never granted anything.
+                if settle.graced != Epoch::NONE {
+                    table.earlier_leases(self.promises.leased_until(set_key(), self.brick));
+                }
                 let commands = table.lists_settled(cx.tick);
                 self.table = Some(table);
                 self.run_lease(cx, commands);

@@ -9,6 +9,7 @@ use proto_rules::time::LEASE_TERM;
 
 use super::peer::{Peer, Why};
 use crate::cx::{Cx, proc_of};
+use crate::model::net::Proc;
 use crate::msg::{Call, Done};
 
 /// The lead's own session.
@@ -21,6 +22,9 @@ enum Stage {
     Install,
     /// Healed; the marks are cleared as soon as no joiner has its list of them already.
     Installed,
+    /// The healed member drops its mark first: should the others stop here, it is known again
+    /// there, and not for ever at the one that is good.
+    ClearFirst,
     Clear(usize),
 }
 
@@ -81,6 +85,7 @@ impl Peer {
     }
 
     pub fn stale_done(&mut self, cx: &mut Cx<'_>, done: Done) {
+        let members = self.in_sync_procs();
         let Some(job) = self.stale_job.as_mut() else { return };
         let (brick, gfid) = (job.brick, job.gfid);
         match (job.stage, done) {
@@ -92,6 +97,16 @@ impl Peer {
             (Stage::Install, Done::Ok) => {
                 job.stage = Stage::Installed;
                 self.clear_healed(cx);
+            }
+            (Stage::ClearFirst, Done::Marked) => {
+                let others: Vec<Proc> =
+                    members.into_iter().filter(|p| *p != proc_of(brick)).collect();
+                if others.is_empty() {
+                    self.member.end_marking();
+                    return self.stale_abort(cx);
+                }
+                job.stage = Stage::Clear(others.len());
+                self.clear_marks(cx, others, (brick, gfid));
             }
             (Stage::Clear(left), Done::Marked) => {
                 job.stage = Stage::Clear(left - 1);
@@ -106,17 +121,20 @@ impl Peer {
     }
 
     fn clear_healed(&mut self, cx: &mut Cx<'_>) {
-        let members = self.in_sync_procs();
         let Some(job) = self.stale_job.as_mut().filter(|j| j.stage == Stage::Installed) else {
             return;
         };
         if !self.member.begin_marking(&[]) {
             return;
         }
-        job.stage = Stage::Clear(members.len());
-        let marks = vec![(job.brick, job.gfid)];
-        for to in members {
-            let call = Call::Mark { set: Vec::new(), clear: marks.clone() };
+        job.stage = Stage::ClearFirst;
+        let mark = (job.brick, job.gfid);
+        self.clear_marks(cx, vec![proc_of(mark.0)], mark);
+    }
+
+    fn clear_marks(&mut self, cx: &mut Cx<'_>, at: Vec<Proc>, mark: (BrickId, Gfid)) {
+        for to in at {
+            let call = Call::Mark { set: Vec::new(), clear: vec![mark] };
             self.call(cx, to, call, Why::StaleHeal);
         }
     }

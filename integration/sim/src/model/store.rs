@@ -114,6 +114,9 @@ pub struct Facts {
     pub raised: BTreeMap<LeaseKey, LeaseNumber>,
     /// Greatest interval that a checkpoint completed.
     pub checkpoint: u64,
+    /// It lost memory, and may lack what it did after the checkpoint in that interval, until all
+    /// members are in-sync again.
+    pub fallback: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -319,6 +322,8 @@ impl Store {
 
     /// What the platter holds when power comes back.
     pub fn power_loss(&mut self, rng: &mut Rng) {
+        let back = self.facts.fallback.unwrap_or(u64::MAX).min(self.facts.checkpoint);
+        self.facts.fallback = Some(back);
         let mut image = self.durable.clone();
         let kept = rng.index(self.meta.len() + 1);
         for effect in self.meta.iter().take(kept).flatten() {

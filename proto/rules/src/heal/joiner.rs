@@ -41,7 +41,8 @@ pub enum JoinCommand {
     AskChanges {
         since: Option<Interval>,
     },
-    /// Copy the list just got, with own late entries, pinned orphans and stale marks added
+    /// Copy the list just got, with own late entries (since the last checkpoint of the lead
+    /// before it lost its memory, if that is earlier than this brick's own base), pinned orphans and stale marks added
     /// (traps 11, 30), without what this brick keeps its own copy of (`Member::keeps`).
     /// Answer: `on_copied`.
     CopyList,

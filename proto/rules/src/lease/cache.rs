@@ -238,6 +238,11 @@ impl LeaseCache {
     pub fn returning(&mut self, key: LeaseKey, keep: Mode) -> Option<(Lease, Mode, bool)> {
         let open = self.open.contains(&key.gfid());
         let held = self.held.get_mut(&key)?;
+        if held.state == State::Unreclaimed {
+            // Recalled by an earlier lead. The new one knows nothing of it, and would leave what
+            // is kept to be renewed for ever.
+            return None;
+        }
         held.state = State::Returning(keep);
         Some((held.lease, keep, open))
     }

@@ -177,3 +177,17 @@ fn a_recall_whose_grant_was_lost_ends_the_older_lease() {
     let late = cache.on_granted(at(50), LEASE_TERM, newer);
     assert_eq!(late, Some(RecallAction::NotHeld { lease: newer }), "it was given back");
 }
+
+/// Recalled by one lead, given back to the next: it is for the new lead to recall it.
+#[test]
+fn a_recall_ends_with_its_lead() {
+    let mut cache = cache();
+    let x = lease(1, Mode::Exclusive, 1);
+    cache.on_granted(at(0), LEASE_TERM, x);
+    cache.on_recall(x, Mode::Shared);
+    cache.on_map(Epoch(6), (brick(2), inc(20)));
+    assert_eq!(cache.returning(key(1), Mode::Shared), None);
+    cache.on_returned(x);
+    cache.on_renewed(at(100), LEASE_TERM, &[]);
+    assert_eq!(cache.valid(at(101), key(1), Mode::Shared), None, "only a reclaim revives it");
+}

@@ -443,13 +443,13 @@ impl<R: Clone> Member<R> {
         ok
     }
 
-    /// Joiner's side: inodes of which it keeps its own copy while the lead's is stale. It was
-    /// in-sync, with a good copy, when that was marked.
-    pub fn keeps(&self, lead: BrickId) -> BTreeSet<Gfid> {
-        let kept = |(brick, gfid): &(BrickId, Gfid)| {
-            *brick == lead && !self.stale.is_stale(self.brick, *gfid)
-        };
-        self.stale.iter().filter(kept).map(|(_, gfid)| gfid).collect()
+    /// Joiner's side: of the inodes whose copy is stale at the lead, by the lead's word with its
+    /// list, those of which it keeps its own copy. It was in-sync, with a good one, when that
+    /// was marked.
+    pub fn keeps(&self, lead: BrickId, stale: &BTreeSet<Gfid>) -> BTreeSet<Gfid> {
+        let knows = |g: &&Gfid| self.stale.is_stale(lead, **g);
+        let good = |g: &&Gfid| !self.stale.is_stale(self.brick, **g);
+        stale.iter().filter(knows).filter(good).copied().collect()
     }
 
     /// Lead's side: marks that all members note before it pauses for `joiner`, which keeps its
@@ -459,6 +459,16 @@ impl<R: Clone> Member<R> {
         let gfids = mine.map(|(_, gfid)| gfid);
         let missing = |g: &Gfid| !kept.contains(g) && !self.stale.is_stale(joiner, *g);
         gfids.filter(missing).map(|gfid| (joiner, gfid)).collect()
+    }
+
+    /// Marks of a round that a new epoch of the same lead cut off: which of them are dropped
+    /// again, on all members. Nobody was told of them, and no good copy would be left.
+    pub fn unfinished(&self, marks: &[(BrickId, Gfid)]) -> Vec<(BrickId, Gfid)> {
+        let members: Vec<BrickId> =
+            self.map.iter().flat_map(|m| m.in_sync()).map(|m| m.brick).collect();
+        let none =
+            |(brick, gfid): &&(BrickId, Gfid)| self.stale.would_leave_none(*brick, *gfid, &members);
+        marks.iter().filter(none).copied().collect()
     }
 
     /// All members have noted what `begin_marking` was about. (A new epoch ends all rounds.)

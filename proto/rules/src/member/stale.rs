@@ -27,7 +27,8 @@ impl StaleMarks {
         true
     }
 
-    /// The copy was healed, on all members' word.
+    /// The copy was healed. The healed member drops its mark first, the others after it: else it
+    /// may be left as the only one that takes its good copy for stale.
     pub fn clear(&mut self, brick: BrickId, gfid: Gfid) {
         if let Some(bricks) = self.marks.get_mut(&gfid) {
             bricks.remove(&brick);

@@ -58,8 +58,10 @@ impl Store {
     ) -> Result<Option<Record>, Errno> {
         match self.under(dir, name)? {
             Under::Name(rec) if expect.is_nil() || rec.gfid == expect => Ok(Some(rec)),
-            _ if resend => Ok(None),
+            // Also when it is sent again: nobody could give the name to another inode meanwhile,
+            // so the disk has gone back (power loss of all) and this removal was never made.
             Under::Name(_) => Err(Errno::ESTALE),
+            _ if resend => Ok(None),
             _ => Err(Errno::ENOENT),
         }
     }
