@@ -49,7 +49,6 @@ pub const EVENTS: &[&str] = &[
     "settle: one lease",
     "settle: one session",
     "settle: piece copied",
-    "settle: marks united",
     "stale: mark",
     "stale: healed",
     "heal: by log",
@@ -78,12 +77,18 @@ pub const EVENTS: &[&str] = &[
     "fault: client pause",
 ];
 
+/// Reached by fewer than one seed in a thousand: a zero says nothing about a shorter run.
+pub const RARE: &[&str] = &["settle: marks united"];
+
 #[derive(Clone, Debug, Default)]
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 impl Coverage {
     pub fn hit(&mut self, event: &'static str) {
-        debug_assert!(EVENTS.contains(&event), "{event} is not in the table");
+        debug_assert!(
+            EVENTS.contains(&event) || RARE.contains(&event),
+            "{event} is not in the table"
+        );
         *self.0.entry(event).or_default() += 1;
     }
 
@@ -102,6 +107,6 @@ impl Coverage {
     }
 
     pub fn table(&self) -> String {
-        EVENTS.iter().map(|e| format!("{:>9}  {e}\n", self.count(e))).collect()
+        EVENTS.iter().chain(RARE).map(|e| format!("{:>9}  {e}\n", self.count(e))).collect()
     }
 }
