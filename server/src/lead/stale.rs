@@ -156,8 +156,12 @@ async fn heal(brick: &Rc<Brick>, epoch: Epoch, stale: BrickId, gfid: Gfid) -> Re
     cleared
 }
 
+/// The healed member first: should the lead die in between, the next one unites the marks that
+/// are left, and a good copy must not be taken for stale for ever.
 async fn clear_everywhere(copier: &Copier, mark: MarkStale) -> Result<(), Failure> {
-    for member in copier.members() {
+    let mut members = copier.members();
+    members.sort_by_key(|member| member.as_bytes() != &mark.brick.0);
+    for member in members {
         while clear(copier, member, mark).await.is_err() {
             if !copier.leads() {
                 return Err(Errno::EAGAIN.into());
