@@ -77,7 +77,7 @@ pub const EVENTS: &[&str] = &[
     "fault: client pause",
 ];
 
-/// Reached by fewer than one seed in a thousand: a zero says nothing about a shorter run.
+/// Counted, and never demanded: fewer than one seed in a thousand reaches them.
 pub const RARE: &[&str] = &["settle: marks united"];
 
 #[derive(Clone, Debug, Default)]

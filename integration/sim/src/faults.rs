@@ -14,10 +14,12 @@
 //! the world may lose a member, cut it off, or lose power at all of them.
 //!
 //! Outside of the budget: a member of the last epoch that stays away for more than 30 s when
-//! all are down (an operator's decision); errors of all disks; silent corruption at rest.
+//! all are down (an operator's decision); errors of all disks; silent corruption at rest; a disk
+//! lost while copies are marked stale (the last good copy may be on it).
 //!
 //! What may be lost: changes that were acknowledged and not fsynced, when every in-sync member
-//! lost its memory or its disk. Nothing else.
+//! lost its memory or its disk, or had a copy marked stale (it counts as lost memory). Nothing
+//! else.
 
 use crate::model::clock::{MS, Nanos};
 use crate::model::net::Proc;

@@ -298,8 +298,9 @@ fn restart(map: &mut SetMap, lead: BrickId, incarnation: Incarnation) -> Result<
 /// Whom the pool's leader should evict, from what it hears; `None` when nobody.
 ///
 /// `silent`: in-sync bricks whose peer the leader does not hear. `lacks`: (holder, giver) pairs
-/// of bricks where a member that the leader hears reports the other's promise missing. One
-/// side's word that a healthy third does not share evicts by a fixed order: never the lead.
+/// of bricks where a member that the leader hears reports the other's promise missing. Among
+/// members that are all heard, the one that is cut off from the most others goes; where that
+/// does not tell (two that do not hear each other) a fixed order does: never the lead.
 pub fn choose_eviction(
     map: &SetMap,
     silent: &BTreeSet<BrickId>,
@@ -321,10 +322,16 @@ pub fn choose_eviction(
     if let Some(victim) = order.iter().find(|b| dead(b)) {
         return Some(*victim);
     }
-    let cut = |b: &BrickId| {
-        lacks.iter().any(|(h, g)| (h == b && heard(g)) || (g == b && heard(h))) && heard(b)
+    // From how many others a member is cut off, whichever of the two says so.
+    let cut_from = |b: &BrickId| -> usize {
+        let pair = |o: &BrickId| lacks.contains(&(*b, *o)) || lacks.contains(&(*o, *b));
+        order.iter().filter(|o| *o != b && heard(o) && pair(o)).count()
     };
-    order.iter().rev().filter(not_lead).find(|b| cut(b)).copied()
+    let cut: Vec<(BrickId, usize)> =
+        order.iter().filter(|b| heard(b)).map(|b| (*b, cut_from(b))).collect();
+    let most = cut.iter().map(|(_, n)| *n).max().filter(|n| *n > 0)?;
+    let worst: Vec<BrickId> = cut.iter().filter(|(_, n)| *n == most).map(|(b, _)| *b).collect();
+    worst.iter().rev().find(not_lead).or(worst.first()).copied()
 }
 
 /// Whether the pool's leader proposes a member's own `Leave`: only while another in-sync member

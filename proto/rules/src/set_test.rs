@@ -173,6 +173,22 @@ fn trap_21_a_cut_link_evicts_by_order_and_never_the_lead() {
     assert_eq!(choose_eviction(&map, &silent(&[]), &lacks(&[])), None);
 }
 
+/// A member whose own link is bad is cut off from all others: it goes, the lead too, and not
+/// first everybody else.
+#[test]
+fn the_member_that_is_cut_off_from_the_most_goes() {
+    let map = in_sync(5, &[1, 2, 3]);
+    for bad in [1, 2, 3] {
+        let others = [1, 2, 3].into_iter().filter(|o| *o != bad);
+        let pairs: Vec<(u8, u8)> = others.map(|o| (bad, o)).collect();
+        let turned: Vec<(u8, u8)> = pairs.iter().map(|(a, b)| (*b, *a)).collect();
+        for reports in [pairs, turned] {
+            let victim = choose_eviction(&map, &silent(&[]), &lacks(&reports));
+            assert_eq!(victim, Some(brick(bad)));
+        }
+    }
+}
+
 #[test]
 fn a_silent_member_goes_only_when_a_heard_member_misses_it() {
     let map = in_sync(5, &[1, 2, 3]);

@@ -9,6 +9,7 @@ use proto::{BrickId, PeerId};
 use proto_grpc::peer::PingRequest;
 use proto_rules::SetKey;
 use proto_rules::set::{SetEntry, choose_eviction};
+use proto_rules::time::PING_EVERY;
 
 use super::{Ask, LACK_FRESH, Shared, lock, set_of};
 use crate::pool::command::Command;
@@ -18,6 +19,9 @@ use crate::pool::{Pool, clock};
 /// A peer that is up answers a ping in a millisecond; one that is dead answers a connection
 /// attempt at once or never.
 const PING_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Members that lost the same link miss each other's promises within one interval of pings.
+const REPORTS_IN: Duration = Duration::from_nanos(PING_EVERY);
 
 type Lacks = BTreeMap<SetKey, BTreeSet<(BrickId, BrickId)>>;
 
@@ -44,15 +48,31 @@ pub fn consider(pool: &Pool, memory: &Shared) {
     let (pool, memory) = (pool.clone(), memory.clone());
     tokio::spawn(async move {
         let sets: Vec<SetKey> = lacks.keys().copied().collect();
-        evict(&pool, &state, lacks).await;
+        let silent = silent(&pool, &state, &lacks).await;
+        if silent.is_empty() {
+            // All are there, and some do not hear each other: who is to blame shows when
+            // everybody has reported.
+            tokio::time::sleep(REPORTS_IN).await;
+            gather(&memory, &mut lacks);
+        }
+        evict(&pool, &state, lacks, silent).await;
         lock(&memory).busy.retain(|set| !sets.contains(set));
     });
 }
 
+/// Adds what was reported meanwhile; what is of another epoch `choose_eviction` does not find.
+fn gather(memory: &Shared, lacks: &mut Lacks) {
+    let memory = lock(memory);
+    for (set, holder, giver) in memory.lacks.keys() {
+        if let Some(known) = lacks.get_mut(set) {
+            known.insert((*holder, *giver));
+        }
+    }
+}
+
 /// All sets of one event together, so that a dead peer costs one round of questions and one
 /// entry in the log.
-async fn evict(pool: &Pool, state: &PoolState, lacks: Lacks) {
-    let silent = silent(pool, state, &lacks).await;
+async fn evict(pool: &Pool, state: &PoolState, lacks: Lacks, silent: BTreeSet<PeerId>) {
     let mut chosen = Vec::new();
     for (key, lacks) in &lacks {
         let Some(map) = set_of(state, *key) else { continue };
