@@ -24,7 +24,10 @@ impl Core {
         match &mut self.lead {
             Some(lead) => {
                 lead.table.on_epoch(epoch);
-                if lead.table.serving() || lead.noting {
+                // Only a grace that has just ended is noted. An epoch without one keeps the note
+                // of the last: a holder that has not renewed in it yet may be about to reclaim
+                // from the next lead, and leases that ended are known by their numbers.
+                if lead.noting {
                     self.start_noting(epoch);
                 }
             }

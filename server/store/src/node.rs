@@ -217,8 +217,9 @@ impl Store {
 
     /// Writes the record and lets the file system show the same times.
     pub(crate) fn save(&mut self, node: &Node) -> Result<(), Errno> {
-        self.disk.set_xattr(node.at(), META_XATTR, &node.rec.encode(), 0)?;
+        // The record last: cut off in between, it still tells that something is missing.
         self.disk.set_times(node.at(), node.rec.atime, node.rec.mtime)?;
+        self.disk.set_xattr(node.at(), META_XATTR, &node.rec.encode(), 0)?;
         match self.nodes.get(&node.rec.gfid) {
             Some(cached) => cached.rec = node.rec,
             None => self.nodes.insert(node.rec.gfid, node.clone(), 1),
