@@ -6,7 +6,7 @@
 //! - [`load`], [`tree`], [`manifest`]: what was written, and whether every copy has it;
 //! - [`fixture`]: a pool of an earlier version, kept on disk;
 //! - [`watchdog`]: whether this machine was able to keep time while a test measured pauses;
-//! - [`need`]: what the machine must offer, and the loud skip when it does not.
+//! - [`need`], [`run`]: what the machine must offer, the loud skip when it does not, the test itself.
 //!
 //! Assumes root for everything that mounts; promises that a run leaves nothing behind, also
 //! after a panic (and that the next run removes what a killed one left).
@@ -20,6 +20,7 @@ pub mod mount;
 pub mod need;
 pub mod netns;
 pub mod node;
+pub mod run;
 pub mod scratch;
 pub mod sys;
 pub mod tidy;

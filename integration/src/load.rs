@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Errors kept; the rest is counted.
@@ -141,6 +141,19 @@ impl Load {
             model.doubtful.extend(part.doubtful);
         }
         Ok((model, self.take_report()))
+    }
+}
+
+impl Load {
+    /// Ends the writer and demands that all went well: no error, no longer pause since the last
+    /// report, and every file through the mount as it was written.
+    ///
+    /// # Errors
+    /// Something did not.
+    pub fn end(self, pause_max: Duration) -> Result<()> {
+        let (model, report) = self.finish()?;
+        report.demand(pause_max)?;
+        model.verify().context("through the mount")
     }
 }
 

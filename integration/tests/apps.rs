@@ -10,7 +10,8 @@ use anyhow::{Result, ensure};
 use integration::cluster::{Cluster, Spec};
 use integration::material;
 use integration::mount::Mount;
-use integration::need::{self, Need};
+use integration::need::Need;
+use integration::run;
 use integration::sys::shell;
 use integration::tree::{self, Xattrs};
 
@@ -64,9 +65,7 @@ impl Stage {
 fn test(name: &str, programs: &[&'static str], body: fn() -> Result<()>) {
     let mut needs = vec![Need::Root, Need::Xfs, Need::Fuse];
     needs.extend(programs.iter().map(|p| Need::Program(p)));
-    if need::all(name, &needs) {
-        body().unwrap_or_else(|error| panic!("{error:#}"));
-    }
+    run::test(name, &needs, body);
 }
 
 fn timed(what: &str, dir: &Path, script: &str) -> Result<String> {

@@ -7,18 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, Spec};
 use integration::mount::Mount;
-use integration::need::{self, Need};
+use integration::need::Need;
 use integration::node::Node;
+use integration::run::{judged, test};
 use integration::sys::{Poll, wait_until};
 
 const NEEDS: &[Need] = &[Need::Root, Need::Xfs];
 const MOUNT_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
-
-fn test(name: &str, needs: &[Need], body: impl FnOnce() -> Result<()>) {
-    if need::all(name, needs) {
-        body().unwrap_or_else(|error| panic!("{error:#}"));
-    }
-}
 
 #[test]
 fn three_peers_form_a_pool_and_say_so() {
@@ -256,59 +251,49 @@ fn fill_until_refused(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
 
 #[test]
 fn a_mount_by_the_local_socket_outlives_the_daemon_that_let_it_in() {
-    test("a_mount_by_the_local_socket", MOUNT_NEEDS, || {
-        integration::watchdog::judged("a_mount_by_the_local_socket", || {
-            let mut cluster = Cluster::with_volume(Spec::new("socket"))?;
-            let socket = cluster.nodes[0].state().join("control.sock");
-            let mut request =
-                cluster.mount_request(0, "gv0", &format!("socket={}", socket.display()))?;
-            // One server is named, and no token.
-            request.source = format!("{}:/gv0", cluster.nodes[0].host);
-            request.token = None;
-            let mount = Mount::new(request)?;
-            let load =
-                integration::load::Load::start(&mount.point().join("w"), Default::default())?;
-            load.wait_operations(50, Duration::from_secs(20))?;
-            cluster.nodes[0].stop()?;
-            load.wait_operations(50, Duration::from_secs(20))?;
-            // A change of the set's epoch that only the other peers can tell.
-            cluster.nodes[0].start()?;
-            cluster.wait_healed("gv0", Duration::from_secs(60))?;
-            cluster.nodes[0].stop()?;
-            load.wait_operations(50, Duration::from_secs(20))?;
-            cluster.nodes[0].start()?;
-            cluster.wait_healed("gv0", Duration::from_secs(60))?;
-            let (model, report) = load.finish()?;
-            report.demand(Duration::from_secs(3))?;
-            model.verify()?;
-            cluster.demand_equal_bricks("gv0")?;
-            cluster.passed();
-            Ok(())
-        })
+    judged("a_mount_by_the_local_socket", MOUNT_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("socket"))?;
+        let socket = cluster.nodes[0].state().join("control.sock");
+        let mut request =
+            cluster.mount_request(0, "gv0", &format!("socket={}", socket.display()))?;
+        // One server is named, and no token.
+        request.source = format!("{}:/gv0", cluster.nodes[0].host);
+        request.token = None;
+        let mount = Mount::new(request)?;
+        let load = integration::load::Load::start(&mount.point().join("w"), Default::default())?;
+        load.wait_operations(50, Duration::from_secs(20))?;
+        cluster.nodes[0].stop()?;
+        load.wait_operations(50, Duration::from_secs(20))?;
+        // A change of the set's epoch that only the other peers can tell.
+        cluster.nodes[0].start()?;
+        cluster.wait_healed("gv0", Duration::from_secs(60))?;
+        cluster.nodes[0].stop()?;
+        load.wait_operations(50, Duration::from_secs(20))?;
+        cluster.nodes[0].start()?;
+        cluster.wait_healed("gv0", Duration::from_secs(60))?;
+        load.end(Duration::from_secs(3))?;
+        cluster.demand_equal_bricks("gv0")?;
+        cluster.passed();
+        Ok(())
     });
 }
 
 #[test]
 fn a_rolling_restart_is_not_noticed() {
-    test("a_rolling_restart", MOUNT_NEEDS, || {
-        integration::watchdog::judged("a_rolling_restart", || {
-            let mut cluster = Cluster::with_volume(Spec::new("rolling"))?;
-            let mount = cluster.mount(0, "gv0", "")?;
-            let load =
-                integration::load::Load::start(&mount.point().join("w"), Default::default())?;
-            for k in 0..3 {
-                load.wait_operations(50, Duration::from_secs(20))?;
-                cluster.nodes[k].stop()?;
-                cluster.nodes[k].start()?;
-                cluster.wait_healed("gv0", Duration::from_secs(60))?;
-                load.take_report().demand(Duration::from_secs(3))?;
-            }
-            let (model, report) = load.finish()?;
-            report.demand(Duration::from_secs(3))?;
-            model.verify()?;
-            cluster.demand_equal_bricks("gv0")?;
-            cluster.passed();
-            Ok(())
-        })
+    judged("a_rolling_restart", MOUNT_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("rolling"))?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        let load = integration::load::Load::start(&mount.point().join("w"), Default::default())?;
+        for k in 0..3 {
+            load.wait_operations(50, Duration::from_secs(20))?;
+            cluster.nodes[k].stop()?;
+            cluster.nodes[k].start()?;
+            cluster.wait_healed("gv0", Duration::from_secs(60))?;
+            load.take_report().demand(Duration::from_secs(3))?;
+        }
+        load.end(Duration::from_secs(3))?;
+        cluster.demand_equal_bricks("gv0")?;
+        cluster.passed();
+        Ok(())
     });
 }

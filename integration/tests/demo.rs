@@ -6,8 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration::need::{self, Need};
+use integration::need::Need;
 use integration::node::program;
+use integration::run;
 use integration::scratch::{self, Scratch};
 use integration::sys::{self, Answer};
 use integration::tree::{self, Xattrs};
@@ -55,9 +56,7 @@ impl Demo {
 }
 
 fn test(name: &str, body: fn() -> Result<()>) {
-    if need::all(name, &[Need::Root, Need::Xfs, Need::Fuse]) {
-        body().unwrap_or_else(|error| panic!("{error:#}"));
-    }
+    run::test(name, &[Need::Root, Need::Xfs, Need::Fuse], body);
 }
 
 #[test]

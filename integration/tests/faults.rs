@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use integration::cluster::{Cluster, Spec};
 use integration::load::{Load, Plan};
-use integration::need::{self, Need};
+use integration::need::Need;
+use integration::run::test;
 use integration::sys;
 
 /// An error is seen by the next request, and the rest is an eviction.
@@ -15,12 +16,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// A hanging request is waited for 10 s before its disk is given up.
 const HANG_MAX: Duration = Duration::from_secs(15);
 const HEAL_MAX: Duration = Duration::from_secs(90);
-
-fn test(name: &str, needs: &[Need], body: fn() -> Result<()>) {
-    if need::all(name, needs) {
-        body().unwrap_or_else(|error| panic!("{error:#}"));
-    }
-}
 
 /// The image behind a mounted disk.
 fn image_of(disk: &Path) -> Result<PathBuf> {
@@ -89,9 +84,7 @@ fn fail_one(cluster: &mut Cluster, mount: &Path, k: usize, seed: u64) -> Result<
     mount_anew(cluster, k).context(what.clone())?;
     cluster.wait_healed("gv0", HEAL_MAX).with_context(|| format!("after {what}"))?;
     load.wait_operations(50, Duration::from_secs(10))?;
-    let (model, report) = load.finish()?;
-    report.demand(PAUSE_MAX).with_context(|| format!("during the heal of {what}"))?;
-    model.verify().with_context(|| format!("through the mount after {what}"))?;
+    load.end(PAUSE_MAX).with_context(|| format!("during the heal of {what}"))?;
     cluster.wait_healed("gv0", HEAL_MAX)?;
     let entries = cluster.demand_equal_bricks("gv0").with_context(|| format!("after {what}"))?;
     println!("{what}: {entries} entries equal");
@@ -147,9 +140,7 @@ fn a_hanging_disk_is_given_up_and_the_writer_goes_on() {
         cluster.nodes[k].kill();
         cluster.nodes[k].start()?;
         cluster.wait_healed("gv0", HEAL_MAX)?;
-        let (model, report) = load.finish()?;
-        report.demand(PAUSE_MAX).context("during the heal")?;
-        model.verify()?;
+        load.end(PAUSE_MAX).context("during the heal")?;
         cluster.wait_healed("gv0", HEAL_MAX)?;
         cluster.demand_equal_bricks("gv0")?;
         drop(mount);

@@ -14,7 +14,8 @@ use anyhow::{Context, Result, ensure};
 use integration::cluster::Cluster;
 use integration::fixture::{FORMAT_1, Format, Place};
 use integration::manifest;
-use integration::need::{self, Need};
+use integration::need::Need;
+use integration::run;
 use integration::scratch::Scratch;
 use integration::sys;
 use integration::tree::{self, Xattrs};
@@ -25,9 +26,7 @@ const MANIFEST: &str = "manifest.txt";
 
 fn test(name: &str, needs: &[Need], body: impl FnOnce() -> Result<()>) {
     let common = [Need::Root, Need::Xfs, Need::Fuse, Need::Program("tar"), Need::Program("xz")];
-    if need::all(name, &[&common, needs].concat()) {
-        body().unwrap_or_else(|error| panic!("{error:#}"));
-    }
+    run::test(name, &[&common, needs].concat(), body);
 }
 
 fn folder(format: Format) -> PathBuf {

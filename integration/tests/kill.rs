@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use integration::cluster::{Cluster, Spec};
 use integration::load::{Load, Plan};
 use integration::mount::Mount;
-use integration::need::{self, Need};
-use integration::watchdog;
+use integration::need::Need;
+use integration::run::{judged, rounds};
 
 /// DESIGN promise 3.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -18,16 +18,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 const HEAL_MAX: Duration = Duration::from_secs(60);
 /// The writer goes on this long without the brick.
 const ALONE: Duration = Duration::from_secs(4);
-
-fn rounds() -> u64 {
-    std::env::var("BRICK_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1)
-}
-
-fn test(name: &str, needs: &[Need], body: fn() -> Result<()>) {
-    if need::all(name, needs) {
-        watchdog::judged(name, body).unwrap_or_else(|error| panic!("{error:#}"));
-    }
-}
 
 /// What happens to a node, and how it is undone.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,9 +74,7 @@ fn one(cluster: &mut Cluster, mount: &Mount, fault: Fault, k: usize, seed: u64) 
     fault.undo(cluster, k)?;
     let healed = cluster.wait_healed("gv0", HEAL_MAX).with_context(|| format!("after {what}"))?;
     load.wait_operations(50, Duration::from_secs(10)).context("after the heal")?;
-    let (model, report) = load.finish()?;
-    report.demand(PAUSE_MAX).with_context(|| format!("during the heal after {what}"))?;
-    model.verify().with_context(|| format!("through the mount after {what}"))?;
+    load.end(PAUSE_MAX).with_context(|| format!("during the heal after {what}"))?;
     cluster.wait_healed("gv0", HEAL_MAX)?;
     let entries = cluster.demand_equal_bricks("gv0").with_context(|| format!("after {what}"))?;
     println!(
@@ -101,10 +89,10 @@ fn one(cluster: &mut Cluster, mount: &Mount, fault: Fault, k: usize, seed: u64) 
 
 #[test]
 fn each_daemon_killed_in_turn_is_not_noticed_and_heals() {
-    test("each_daemon_killed_in_turn", &[Need::Root, Need::Xfs, Need::Fuse], || {
+    judged("each_daemon_killed_in_turn", &[Need::Root, Need::Xfs, Need::Fuse], || {
         let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("kill") })?;
         let mount = cluster.mount(0, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             // The lead first, as the issue asks; whoever leads then is somebody else.
             let lead = cluster.lead("gv0")?;
             for step in 0..3 {
@@ -120,10 +108,10 @@ fn each_daemon_killed_in_turn_is_not_noticed_and_heals() {
 
 #[test]
 fn the_lead_killed_whoever_it_is_is_not_noticed() {
-    test("the_lead_killed", &[Need::Root, Need::Xfs, Need::Fuse], || {
+    judged("the_lead_killed", &[Need::Root, Need::Xfs, Need::Fuse], || {
         let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("lead") })?;
         let mount = cluster.mount(1, "gv0", "")?;
-        for round in 0..rounds().max(2) {
+        for round in 0..rounds(1).max(2) {
             let lead = cluster.lead("gv0")?;
             one(&mut cluster, &mount, Fault::Kill, lead, 1000 + round)?;
         }
@@ -135,10 +123,10 @@ fn the_lead_killed_whoever_it_is_is_not_noticed() {
 
 #[test]
 fn a_stopped_daemon_is_evicted_and_comes_back() {
-    test("a_stopped_daemon", &[Need::Root, Need::Xfs, Need::Fuse], || {
+    judged("a_stopped_daemon", &[Need::Root, Need::Xfs, Need::Fuse], || {
         let mut cluster = Cluster::with_volume(Spec::new("pause"))?;
         let mount = cluster.mount(0, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let lead = cluster.lead("gv0")?;
             one(&mut cluster, &mount, Fault::Pause, lead, 2000 + 2 * round)?;
             one(&mut cluster, &mount, Fault::Pause, (lead + 1) % 3, 2001 + 2 * round)?;
@@ -152,10 +140,10 @@ fn a_stopped_daemon_is_evicted_and_comes_back() {
 #[test]
 fn a_node_behind_cut_links_is_evicted_and_comes_back() {
     let needs = &[Need::Root, Need::Xfs, Need::Fuse, Need::Netns];
-    test("a_node_behind_cut_links", needs, || {
+    judged("a_node_behind_cut_links", needs, || {
         let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("cut") })?;
         let mount = cluster.mount(0, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let lead = cluster.lead("gv0")?;
             one(&mut cluster, &mount, Fault::Isolate, lead, 3000 + 3 * round)?;
             one(&mut cluster, &mount, Fault::Isolate, (lead + 2) % 3, 3001 + 3 * round)?;

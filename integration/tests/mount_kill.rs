@@ -6,18 +6,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, Spec};
 use integration::load::{Load, Plan};
-use integration::need::{self, Need};
-
-fn rounds() -> u64 {
-    std::env::var("BRICK_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(2)
-}
+use integration::need::Need;
+use integration::run::{rounds, test};
 
 fn body() -> Result<()> {
     let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("mkill") })?;
     let mut mount = cluster.mount(0, "gv0", "")?;
     // A second mount lives through it all: what one mount leaves behind must not hold it up.
     let other = cluster.mount(1, "gv0", "")?;
-    for seed in 0..rounds() {
+    for seed in 0..rounds(2) {
         let dir = mount.point().join(format!("w{seed}"));
         let plan = Plan { seed, threads: 4, errors_expected: true, ..Plan::default() };
         let load = Load::start(&dir, plan)?;
@@ -51,7 +48,5 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_mount_killed_during_writes_leaves_equal_bricks() {
-    if need::all("a_mount_killed", &[Need::Root, Need::Xfs, Need::Fuse]) {
-        body().unwrap_or_else(|error| panic!("{error:#}"));
-    }
+    test("a_mount_killed", &[Need::Root, Need::Xfs, Need::Fuse], body);
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use integration::cluster::{Cluster, Spec};
 use integration::load::{Load, Plan};
-use integration::need::{self, Need};
-use integration::watchdog;
+use integration::need::Need;
+use integration::run::{judged, rounds};
 
 /// DESIGN promise 3.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -23,27 +23,16 @@ const HEAL_MAX: Duration = Duration::from_secs(90);
 const NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
 const NET_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse, Need::Netns];
 
-fn rounds() -> u64 {
-    std::env::var("BRICK_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1)
-}
-
-fn test(name: &str, needs: &[Need], body: fn() -> Result<()>) {
-    if need::all(name, needs) {
-        watchdog::judged(name, body).unwrap_or_else(|error| panic!("{error:#}"));
-    }
-}
-
 #[test]
 fn a_link_that_flaps_is_not_noticed() {
-    test("a_link_that_flaps", NET_NEEDS, || {
+    judged("a_link_that_flaps", NET_NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("flap") })?;
         let mount = cluster.mount(0, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let lead = cluster.lead("gv0")?;
             for k in [(lead + 1) % 3, lead] {
                 let dir = mount.point().join(format!("w{round}-{k}"));
-                let load = Load::start(&dir, Plan { seed: round, ..Plan::default() })?;
-                load.wait_operations(100, Duration::from_secs(30))?;
+                let load = begun(&dir, round, 100)?;
                 let network = cluster.network.as_ref().context("no network")?;
                 // Shorter and longer than a promise.
                 for ms in [300, 900, 1800, 500, 1300] {
@@ -64,15 +53,14 @@ fn a_link_that_flaps_is_not_noticed() {
 
 #[test]
 fn a_cut_between_two_members_only_is_not_noticed() {
-    test("a_cut_between_two", NET_NEEDS, || {
+    judged("a_cut_between_two", NET_NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("pair") })?;
         let mount = cluster.mount(0, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let lead = cluster.lead("gv0")?;
             for (a, b) in [(lead, (lead + 1) % 3), ((lead + 1) % 3, (lead + 2) % 3)] {
                 let dir = mount.point().join(format!("w{round}-{a}{b}"));
-                let load = Load::start(&dir, Plan { seed: round, ..Plan::default() })?;
-                load.wait_operations(100, Duration::from_secs(30))?;
+                let load = begun(&dir, round, 100)?;
                 let network = cluster.network.as_ref().context("no network")?;
                 network.cut(a, b)?;
                 thread::sleep(Duration::from_secs(5));
@@ -92,9 +80,7 @@ fn settle(cluster: &Cluster, load: Load) -> Result<()> {
     cluster.wait_healed("gv0", HEAL_MAX)?;
     load.wait_operations(50, Duration::from_secs(10))?;
     let dir = load.dir().to_owned();
-    let (model, report) = load.finish()?;
-    report.demand(PAUSE_MAX)?;
-    model.verify()?;
+    load.end(PAUSE_MAX)?;
     cluster.wait_healed("gv0", HEAL_MAX)?;
     cluster.demand_equal_bricks("gv0")?;
     fs::remove_dir_all(dir).context("remove what was written")
@@ -102,12 +88,11 @@ fn settle(cluster: &Cluster, load: Load) -> Result<()> {
 
 #[test]
 fn all_daemons_killed_at_once_lose_nothing() {
-    test("all_daemons_killed", NEEDS, || {
+    judged("all_daemons_killed", NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("all") })?;
         let mount = cluster.mount(0, "gv0", "")?;
-        for seed in 0..rounds() {
-            let load = Load::start(&mount.point().join(format!("w{seed}")), plan(seed))?;
-            load.wait_operations(200, Duration::from_secs(30))?;
+        for seed in 0..rounds(1) {
+            let load = begun(&mount.point().join(format!("w{seed}")), seed, 200)?;
             cluster.nodes.iter_mut().for_each(|node| node.kill());
             thread::sleep(Duration::from_secs(1));
             // All of them first: one alone waits for the others.
@@ -116,10 +101,8 @@ fn all_daemons_killed_at_once_lose_nothing() {
             }
             load.wait_operations(50, Duration::from_secs(40)).context("after the restart")?;
             cluster.wait_healed("gv0", HEAL_MAX)?;
-            let (model, report) = load.finish()?;
             // It waited, as long as nobody was there; but it saw no error.
-            report.demand(Duration::from_secs(30))?;
-            model.verify()?;
+            load.end(Duration::from_secs(30))?;
             cluster.wait_healed("gv0", HEAL_MAX)?;
             cluster.demand_equal_bricks("gv0")?;
         }
@@ -129,16 +112,23 @@ fn all_daemons_killed_at_once_lose_nothing() {
     });
 }
 
+/// A writer that has done so many operations: a fault is worth nothing before.
+fn begun(dir: &Path, seed: u64, operations: u64) -> Result<Load> {
+    let load = Load::start(dir, plan(seed))?;
+    load.wait_operations(operations, Duration::from_secs(30))?;
+    Ok(load)
+}
+
 fn plan(seed: u64) -> Plan {
     Plan { seed, ..Plan::default() }
 }
 
 #[test]
 fn what_was_fsynced_survives_a_loss_of_power_of_all_machines() {
-    test("a_loss_of_power", NEEDS, || {
+    judged("a_loss_of_power", NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("power") })?;
         let mut mount = cluster.mount(0, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let dir = mount.point().join(format!("r{round}"));
             let stop = AtomicBool::new(false);
             let synced = thread::scope(|scope| -> Result<Vec<(PathBuf, Vec<u8>)>> {
@@ -206,11 +196,11 @@ fn write_synced(dir: &Path, seed: u64, stop: &AtomicBool) -> Vec<(PathBuf, Vec<u
 
 #[test]
 fn a_client_killed_with_its_leases_holds_nobody_up() {
-    test("a_client_killed", NEEDS, || {
+    judged("a_client_killed", NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec::new("leases"))?;
         let mut holder = cluster.mount(0, "gv0", "")?;
         let other = cluster.mount(1, "gv0", "")?;
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let name = format!("f{round}");
             let mut file = File::create(holder.point().join(&name))?;
             file.write_all(b"synced")?;
@@ -248,10 +238,10 @@ const RECORD: usize = 32;
 
 #[test]
 fn two_clients_fight_over_one_file_and_one_directory() {
-    test("two_clients_fight", NEEDS, || {
+    judged("two_clients_fight", NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec::new("fight"))?;
         let mounts = [cluster.mount(0, "gv0", "")?, cluster.mount(1, "gv0", "")?];
-        let (records, names) = (150 * rounds().min(4), 60 * rounds().min(4));
+        let (records, names) = (150 * rounds(1).min(4), 60 * rounds(1).min(4));
         fs::create_dir(mounts[0].point().join("dir"))?;
         thread::scope(|scope| -> Result<()> {
             let fighters: Vec<_> = (0..2)
@@ -309,14 +299,14 @@ fn check_log(path: &Path, records: u64) -> Result<()> {
 
 #[test]
 fn a_heal_interrupted_again_and_again_ends() {
-    test("a_heal_interrupted", NEEDS, || {
+    judged("a_heal_interrupted", NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec { disk_mib: 2048, ..Spec::new("again") })?;
         let mount = cluster.mount(0, "gv0", "")?;
         let away = (cluster.lead("gv0")? + 1) % 3;
         cluster.nodes[away].kill();
         let load = Load::start(&mount.point().join("w"), plan(7))?;
         fill(&mount.point().join("tree"), 1500, 20)?;
-        for round in 0..rounds().max(4) {
+        for round in 0..rounds(1).max(4) {
             cluster.nodes[away].start()?;
             thread::sleep(Duration::from_millis(150 + 170 * (round % 5)));
             // Now the joiner, now whom it copies from.

@@ -104,9 +104,7 @@ fn a_stranger_on_the_data_port_gets_nothing_and_breaks_nothing() {
             ensure!(node.runs() && node.pid() == pid, "{} died of it", node.host);
             ensure!(!fs::read_to_string(node.log())?.contains("panicked"), "{}", node.host);
         }
-        let (model, report) = load.finish()?;
-        report.demand(Duration::from_secs(3))?;
-        model.verify()?;
+        load.end(Duration::from_secs(3))?;
         cluster.wait_healed("gv0", Duration::from_secs(30))?;
         cluster.demand_equal_bricks("gv0")?;
         cluster.passed();

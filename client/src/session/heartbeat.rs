@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::fop::{Answer, Call, LeaseKey};
+use proto::fop::{Answer, Call, LeaseKey, Renew};
 use proto::frame::Status;
 use proto::{BrickId, Epoch, Failure, Refusal, SetId};
 use proto_rules::time::RENEW_EVERY;
@@ -32,6 +32,8 @@ pub(super) async fn beat(session: Arc<Session>) {
         let map = session.members.map();
         for set in &map.sets {
             let Some(state) = session.set(set.id) else { continue };
+            // The same words for all members: what is buffered is counted once.
+            let renewal = state.credit.renewal(state.replica.mark(), session.buffered(set.id), 0);
             for member in set.in_sync() {
                 let Some(client) = session.members.client_of(member.brick) else { continue };
                 // One at a time: to a brick that hangs they must not pile up.
@@ -39,9 +41,9 @@ pub(super) async fn beat(session: Arc<Session>) {
                     continue;
                 }
                 let (session, state, busy) = (session.clone(), state.clone(), busy.clone());
-                let (id, epoch) = (set.id, set.epoch);
+                let (id, epoch, renewal) = (set.id, set.epoch, renewal.clone());
                 tokio::spawn(async move {
-                    renew(&session, &state, (id, epoch), &client).await;
+                    renew(&session, &state, (id, epoch), &client, renewal).await;
                     lock(&busy).remove(&client.brick());
                 });
             }
@@ -49,27 +51,36 @@ pub(super) async fn beat(session: Arc<Session>) {
     }
 }
 
-async fn renew(session: &Session, state: &SetState, at: (SetId, Epoch), client: &BrickClient) {
-    let mark = state.replica.mark();
-    let call = Call::new(state.credit.renewal(mark, session.buffered(at.0), 0));
+async fn renew(
+    session: &Session,
+    state: &SetState,
+    at: (SetId, Epoch),
+    client: &BrickClient,
+    renewal: Renew,
+) {
+    let mark = renewal.mark;
+    let call = Call::new(renewal);
     let request = Request { mark, ..Request::new(&call, at.1) };
     match timeout(ANSWER_TIMEOUT, client.exchange_in_background(&request)).await {
-        Ok(Ok(reply)) => answered(session, state, at.0, client.brick(), reply),
+        Ok(Ok(reply)) => {
+            answered(session, state, at.0, client.brick(), reply);
+        }
         Ok(Err(error)) => tracing::debug!(brick = %client.brick(), "heartbeat: {error}"),
         Err(_) => tracing::debug!(brick = %client.brick(), "heartbeat: no answer"),
     }
 }
 
-/// Takes in what a renewal says.
+/// Takes in what a renewal says. Whether the lead told how much space there is.
 pub(super) fn answered(
     session: &Session,
     state: &SetState,
     set: SetId,
     brick: BrickId,
     reply: Reply,
-) {
+) -> bool {
     let now = clock::now();
     let sent = reply.sent;
+    let mut told = false;
     match reply.status {
         Status::Failed(Failure::Refused(Refusal::UnknownSession)) => {
             session.unknown_at(set, brick);
@@ -83,7 +94,7 @@ pub(super) fn answered(
         Status::Ok => {
             let Ok(Answer::Renewed(renewed)) = Answer::decode(proto::fop::Op::Renew, reply.answer)
             else {
-                return;
+                return false;
             };
             let map = session.members.map();
             let lead = map.set(set).and_then(|s| s.lead) == Some(brick);
@@ -93,6 +104,7 @@ pub(super) fn answered(
                 state.leases.renewed(brick, sent, renewed.term_ms, &overdue);
                 if let Some(limit) = renewed.space_limit {
                     state.credit.set_limit(limit);
+                    told = true;
                 }
                 // One clock for the session: that of the first set's lead.
                 if set == SetId(0) {
@@ -104,4 +116,5 @@ pub(super) fn answered(
             }
         }
     }
+    told
 }

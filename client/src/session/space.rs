@@ -6,8 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use proto::fop::{Answer, Call, Create, Fop, Op, Renew};
-use proto::frame::Status;
+use proto::fop::{Call, Create, Fop, Renew};
 use proto::{Errno, SetId};
 use proto_rules::Tick;
 use tokio::sync::Mutex;
@@ -103,11 +102,7 @@ impl Session {
         let call = Call::new(state.credit.renewal(mark, self.buffered(set), need));
         let ask = Ask { call: &call, under: None, wants: Vec::new(), background: true };
         let said = state.replica.ask(ask, deadline).await?;
-        let told = said.reply.status == Status::Ok
-            && Answer::decode(Op::Renew, said.reply.answer.clone())
-                .is_ok_and(|a| matches!(a, Answer::Renewed(r) if r.space_limit.is_some()));
-        heartbeat::answered(self, state, set, said.brick, said.reply);
-        Ok(told)
+        Ok(heartbeat::answered(self, state, set, said.brick, said.reply))
     }
 
     /// Bytes that the volume above holds for a set.

@@ -200,19 +200,18 @@ fn entry_to((seq, entry): (Seq, Entry<Stored>)) -> EntryMsg {
     }
 }
 
-/// The lead's log book; without it the joiner's log keeps more.
-pub fn book(bytes: &Bytes) -> Option<LogBook> {
-    let message = HandOverMsg::decode(bytes.clone()).ok()?;
-    serde_json::from_slice(&message.book).ok()
-}
-
-/// What the lead keeps of ended leases.
-pub fn raised(bytes: &Bytes) -> Vec<Under> {
-    HandOverMsg::decode(bytes.clone()).map(|message| message.raised).unwrap_or_default()
+/// What a joiner gets of its lead.
+#[derive(Debug, PartialEq)]
+pub struct Shipped {
+    pub state: HandOver<Stored>,
+    /// The lead's log book; without it the joiner's log keeps more.
+    pub book: Option<LogBook>,
+    /// What the lead keeps of ended leases.
+    pub raised: Vec<Under>,
 }
 
 /// `None`: no hand-over of this version.
-pub fn decode(bytes: &Bytes) -> Option<HandOver<Stored>> {
+pub fn decode(bytes: &Bytes) -> Option<Shipped> {
     let message = HandOverMsg::decode(bytes.clone()).ok()?;
     let entry = |e: EntryMsg| {
         let touches = e.touches.iter().map(touch_of).collect::<Option<Vec<_>>>()?;
@@ -224,7 +223,7 @@ pub fn decode(bytes: &Bytes) -> Option<HandOver<Stored>> {
         Some(SessionWindow { session: SessionId(w.session), mark: Seq(w.mark), entries })
     };
     let stale = |s: StaleMsg| Some((BrickId::from_slice(&s.brick)?, s.gfid));
-    Some(HandOver {
+    let state = HandOver {
         epoch: Epoch(message.epoch),
         windows: message.windows.into_iter().map(window).collect::<Option<Vec<_>>>()?,
         numbers: message.numbers.iter().map(|u| (u.key.into(), u.number)).collect(),
@@ -233,7 +232,9 @@ pub fn decode(bytes: &Bytes) -> Option<HandOver<Stored>> {
         sessions: message.sessions.into_iter().map(SessionId).collect(),
         stale: message.stale.into_iter().map(stale).collect::<Option<Vec<_>>>()?,
         graced: Epoch(message.graced),
-    })
+    };
+    let book = serde_json::from_slice(&message.book).ok();
+    Some(Shipped { state, book, raised: message.raised })
 }
 
 #[cfg(test)]
@@ -269,8 +270,8 @@ mod tests {
         log.on_durable(BrickId::random(), proto_rules::heal::log::Interval(9));
         let under = Under { key: LeaseKey::Part(Gfid::ROOT).into(), number };
         let bytes = encode(state.clone(), &log, vec![under]);
-        assert_eq!(raised(&bytes), [under]);
-        assert_eq!((decode(&bytes), book(&bytes)), (Some(state), Some(log)));
+        let shipped = Shipped { state, book: Some(log), raised: vec![under] };
+        assert_eq!(decode(&bytes), Some(shipped));
         assert_eq!(decode(&Bytes::from_static(b"\xff\xff")), None);
     }
 

@@ -18,7 +18,7 @@ use proto_rules::time::MS;
 
 use super::clock::now;
 use super::core::{Brick, Core};
-use super::handover;
+use super::handover::{self, Shipped};
 use super::io::blocking;
 use super::raised;
 use super::request::{Outcome, Pending};
@@ -345,15 +345,15 @@ impl Core {
             return self.fail(pending, Errno::EPERM);
         }
         let bytes = if from.rules.is_empty() { &pending.call.payload } else { &from.rules };
-        let Some(state) = handover::decode(bytes) else {
+        let Some(Shipped { state, book, raised }) = handover::decode(bytes) else {
             return self.fail(pending, Errno::EINVAL);
         };
-        if let Some(book) = handover::book(bytes) {
+        if let Some(book) = book {
             self.trim.book.take_over(&book);
         }
         self.interval.at_least(from.current_interval, now());
         let graced = handover::note_graced(&mut self.store, state.graced)
-            .and_then(|()| raised::note(&mut self.store, &handover::raised(bytes)));
+            .and_then(|()| raised::note(&mut self.store, &raised));
         self.member.take_over(state);
         let noted = graced.and_then(|()| self.store_stale_marks());
         match noted {

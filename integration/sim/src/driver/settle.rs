@@ -49,7 +49,8 @@ impl Peer {
         }
         let Some(table) = self.table.as_mut() else { return };
         table.on_epoch(epoch);
-        if table.serving() || self.graced_wait.is_some() {
+        // As the product: only a grace that has just ended is noted, again in the new epoch.
+        if self.graced_wait.is_some() {
             self.note_graced(cx, epoch);
         }
     }

@@ -11,7 +11,7 @@ use proto_rules::SetKey;
 use proto_rules::set::{SetEntry, choose_eviction};
 use proto_rules::time::PING_EVERY;
 
-use super::{Ask, LACK_FRESH, Shared, lock, set_of};
+use super::{Ask, LACK_FRESH, Memory, Shared, lock, set_of};
 use crate::pool::command::Command;
 use crate::pool::state::PoolState;
 use crate::pool::{Pool, clock};
@@ -31,10 +31,7 @@ pub fn consider(pool: &Pool, memory: &Shared) {
     let mut lacks = Lacks::new();
     {
         let mut memory = lock(memory);
-        let now = clock::now();
-        memory.lacks.retain(|(set, _, _), (epoch, at)| {
-            now.since(*at) < LACK_FRESH && set_of(&state, *set).is_some_and(|m| m.epoch == *epoch)
-        });
+        forget_old(&mut memory, &state);
         let due: Vec<_> =
             memory.lacks.keys().copied().filter(|(s, _, _)| !memory.busy.contains(s)).collect();
         for (set, holder, giver) in due {
@@ -53,16 +50,26 @@ pub fn consider(pool: &Pool, memory: &Shared) {
             // All are there, and some do not hear each other: who is to blame shows when
             // everybody has reported.
             tokio::time::sleep(REPORTS_IN).await;
-            gather(&memory, &mut lacks);
+            gather(&memory, &state, &mut lacks);
         }
         evict(&pool, &state, lacks, silent).await;
         lock(&memory).busy.retain(|set| !sets.contains(set));
     });
 }
 
-/// Adds what was reported meanwhile; what is of another epoch `choose_eviction` does not find.
-fn gather(memory: &Shared, lacks: &mut Lacks) {
-    let memory = lock(memory);
+/// Keeps what was reported lately, in the epochs of `state`.
+fn forget_old(memory: &mut Memory, state: &PoolState) {
+    let now = clock::now();
+    memory.lacks.retain(|(set, _, _), (epoch, at)| {
+        now.since(*at) < LACK_FRESH && set_of(state, *set).is_some_and(|m| m.epoch == *epoch)
+    });
+}
+
+/// Adds what was reported meanwhile, in the pool's present epochs: where one has begun since,
+/// what is proposed for the old one is void.
+fn gather(memory: &Shared, state: &PoolState, lacks: &mut Lacks) {
+    let mut memory = lock(memory);
+    forget_old(&mut memory, state);
     for (set, holder, giver) in memory.lacks.keys() {
         if let Some(known) = lacks.get_mut(set) {
             known.insert((*holder, *giver));
