@@ -16,10 +16,13 @@ use integration::cluster::{Cluster, Spec};
 use integration::load::{Load, Plan};
 use integration::need::Need;
 use integration::run::{judged, rounds};
+use integration::sys;
 
 /// DESIGN promise 3.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 const HEAL_MAX: Duration = Duration::from_secs(90);
+/// A mount looks each 5 s whether a member is reached straight again.
+const STRAIGHT_MAX: Duration = Duration::from_secs(15);
 const NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
 const NET_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse, Need::Netns];
 
@@ -73,6 +76,57 @@ fn a_cut_between_two_members_only_is_not_noticed() {
         cluster.passed();
         Ok(())
     });
+}
+
+/// Only the mount's own links: the members hear each other, so nobody is evicted, and the mount
+/// goes through a member that it does reach.
+#[test]
+fn a_mount_cut_off_from_members_goes_through_another() {
+    judged("a_mount_cut_off_from_members", NET_NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec { namespaces: true, ..Spec::new("relay") })?;
+        let mount = cluster.mount(0, "gv0", "")?;
+        let client = cluster.nodes.len();
+        for round in 0..rounds(1) {
+            let lead = cluster.lead("gv0")?;
+            let (second, third) = ((lead + 1) % 3, (lead + 2) % 3);
+            for (step, cut) in [vec![second], vec![lead], vec![lead, third]].iter().enumerate() {
+                let what = format!("the mount's links to {cut:?} cut, {lead} leads");
+                let before = epochs(&cluster)?;
+                let dir = mount.point().join(format!("w{round}-{step}"));
+                let load = begun(&dir, round, 100)?;
+                let network = cluster.network.as_ref().context("no network")?;
+                cut.iter().try_for_each(|k| network.cut(client, *k))?;
+                thread::sleep(Duration::from_secs(4));
+                let during = load.take_report();
+                during.demand(PAUSE_MAX).context(what.clone())?;
+                load.wait_operations(50, Duration::from_secs(10)).context(what.clone())?;
+                network.join_all()?;
+                let host = &cluster.nodes[cut[0]].host;
+                let space = &network.space(client).name;
+                sys::wait_until("the straight way", STRAIGHT_MAX, || {
+                    let to = format!("dst {host}:9611");
+                    let words = ["-N", space, "-Htn", "state", "established", &to];
+                    let found = sys::must("ss", &words)?;
+                    Ok(sys::Poll::of(!found.is_empty(), || "no connection".into()))
+                })
+                .context(what.clone())?;
+                load.end(PAUSE_MAX).context(what.clone())?;
+                let after = epochs(&cluster)?;
+                ensure!(after == before, "{what}: {before:?} became {after:?}");
+                cluster.demand_equal_bricks("gv0").context(what.clone())?;
+                println!("{what}: longest pause {} ms", during.longest.as_millis());
+            }
+        }
+        drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// State and epoch of each brick: they change when anybody is evicted.
+fn epochs(cluster: &Cluster) -> Result<Vec<String>> {
+    let bricks = cluster.brick_states("gv0")?;
+    Ok(bricks.iter().map(|b| format!("{} {} {}", b["host"], b["state"], b["epoch"])).collect())
 }
 
 /// Heals under the writer, ends it, and compares everything.

@@ -126,5 +126,11 @@ impl Members {
 
 fn target(map: &VolumeMap, member: &MemberMap) -> Option<Target> {
     let peer = map.peer(member.peer)?;
-    Some(Target { brick: member.brick, host: peer.host.clone(), port: peer.data_port })
+    let others = map.peers.iter().filter(|other| other.peer != member.peer);
+    Some(Target {
+        brick: member.brick,
+        host: peer.host.clone(),
+        port: peer.data_port,
+        relays: others.map(|other| (other.host.clone(), other.data_port)).collect(),
+    })
 }

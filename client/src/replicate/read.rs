@@ -51,8 +51,8 @@ impl ReplicaSet {
         Errand { set: self, ask, txn, asked: None }.run(commands).await
     }
 
-    /// Under a lease: the members with the fewest bytes outstanding first, of equal ones that
-    /// on this machine. Otherwise the lead, also for what is being changed right now: two
+    /// Under a lease: members that are reached straight first, of those the ones with the fewest
+    /// bytes outstanding, of equal ones that on this machine. Otherwise the lead, also for what is being changed right now: two
     /// members could show first the new and then the old.
     fn preferred(&self, ask: &Ask<'_>, targets: &Targets) -> (bool, Vec<BrickId>) {
         let steady = ask.under.is_some_and(|under| !self.order.busy(under.key.gfid));
@@ -61,7 +61,7 @@ impl ReplicaSet {
         }
         let clients = targets.members.iter().filter_map(|m| self.members.client_of(*m));
         let mut clients: Vec<Arc<BrickClient>> = clients.collect();
-        clients.sort_by_key(|c| (c.outstanding(), !c.is_local()));
+        clients.sort_by_key(|c| (c.is_relayed(), c.outstanding(), !c.is_local()));
         (true, clients.iter().map(|c| c.brick()).collect())
     }
 }

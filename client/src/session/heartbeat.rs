@@ -4,6 +4,7 @@
 //! mark; only the lead's answer extends leases. A term counts from the sending.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,15 +12,19 @@ use proto::fop::{Answer, Call, LeaseKey, Renew};
 use proto::frame::Status;
 use proto::{BrickId, Epoch, Failure, Refusal, SetId};
 use proto_rules::time::RENEW_EVERY;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{Session, SetState};
 use crate::clock;
 use crate::sync::lock;
-use crate::transport::{BrickClient, Reply, Request};
+use crate::transport::{BrickClient, CallError, Reply, Request};
 
 /// An answer that took longer says nothing that the next one does not say better.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// From then on the way to the brick is looked at: early enough that a renewal by another way
+/// still comes within the leases' term (1.5 s, counted from the beat before).
+const LATE: Duration = Duration::from_millis(500);
 
 /// Beats for the session's life.
 pub(super) async fn beat(session: Arc<Session>) {
@@ -61,13 +66,34 @@ async fn renew(
     let mark = renewal.mark;
     let call = Call::new(renewal);
     let request = Request { mark, ..Request::new(&call, at.1) };
-    match timeout(ANSWER_TIMEOUT, client.exchange_in_background(&request)).await {
+    let mut answer = timeout(ANSWER_TIMEOUT, patiently(client, &request)).await;
+    if matches!(answer, Ok(Err(_))) {
+        // The connection ended under it; the next one may go another way.
+        answer = timeout(ANSWER_TIMEOUT, client.exchange_in_background(&request)).await;
+    }
+    match answer {
         Ok(Ok(reply)) => {
             answered(session, state, at.0, client.brick(), reply);
         }
         Ok(Err(error)) => tracing::debug!(brick = %client.brick(), "heartbeat: {error}"),
         Err(_) => tracing::debug!(brick = %client.brick(), "heartbeat: no answer"),
     }
+}
+
+/// Waits for the answer; when it is late, looks meanwhile whether the way is closed.
+async fn patiently(client: &BrickClient, request: &Request) -> Result<Reply, CallError> {
+    let exchange = client.exchange_in_background(request);
+    let look = async {
+        sleep(LATE).await;
+        client.look_for_another_way().await
+    };
+    let (mut exchange, mut look) = (pin!(exchange), pin!(look));
+    tokio::select! {
+        biased;
+        answer = &mut exchange => return answer,
+        _ = &mut look => {}
+    }
+    exchange.await
 }
 
 /// Takes in what a renewal says. Whether the lead told how much space there is.

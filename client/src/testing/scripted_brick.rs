@@ -107,7 +107,7 @@ impl ScriptedBrick {
     }
 
     pub fn target(&self) -> Target {
-        Target { brick: self.shared.brick, host: "127.0.0.1".into(), port: self.port }
+        Target::straight(self.shared.brick, "127.0.0.1".into(), self.port)
     }
 
     pub fn port(&self) -> u16 {

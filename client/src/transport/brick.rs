@@ -11,11 +11,13 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::shard::{self, LANES, Shard};
-use super::{CallError, ConnectError, Connector, Reply, Request};
+use super::{CallError, ConnectError, Connector, Reply, Request, way};
 use crate::sync::lock;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// For how long after the straight way was found closed the others are tried at once.
+const CLOSED_FOR: Duration = Duration::from_secs(5);
 
 /// Where a brick is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +25,16 @@ pub struct Target {
     pub brick: BrickId,
     pub host: String,
     pub port: u16,
+    /// Data ports of peers that pass a session's connection on when the brick's own peer cannot
+    /// be reached from here.
+    pub relays: Vec<(String, u16)>,
+}
+
+impl Target {
+    /// A brick that is reached straight or not at all.
+    pub fn straight(brick: BrickId, host: String, port: u16) -> Target {
+        Target { brick, host, port, relays: Vec::new() }
+    }
 }
 
 #[derive(Default)]
@@ -47,6 +59,9 @@ pub struct BrickClient {
     /// Bytes asked of it and not yet answered: readers choose the member with the fewest.
     outstanding: AtomicU64,
     local: AtomicBool,
+    relayed: AtomicBool,
+    /// The straight way was found closed then.
+    closed_at: Mutex<Option<Instant>>,
 }
 
 impl BrickClient {
@@ -58,6 +73,8 @@ impl BrickClient {
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             outstanding: AtomicU64::new(0),
             local: AtomicBool::new(false),
+            relayed: AtomicBool::new(false),
+            closed_at: Mutex::default(),
         })
     }
 
@@ -122,6 +139,32 @@ impl BrickClient {
         self.local.load(Relaxed)
     }
 
+    /// Whether it is reached through another peer, as far as is known.
+    pub fn is_relayed(&self) -> bool {
+        self.relayed.load(Relaxed)
+    }
+
+    /// The brick is late with an answer. If that is because the way to it is closed, all its
+    /// connections end: what is in flight is sent again another way. Whether they did.
+    pub async fn look_for_another_way(&self) -> bool {
+        let target = lock(&self.target).clone();
+        if target.relays.is_empty() {
+            return false;
+        }
+        if self.is_relayed() {
+            // Perhaps the peer that passes it on is gone.
+            self.close();
+            return true;
+        }
+        if way::is_open(&target).await {
+            return false;
+        }
+        tracing::warn!(brick = %self.brick, host = target.host, "the way to it is closed");
+        *lock(&self.closed_at) = Some(Instant::now());
+        self.close();
+        true
+    }
+
     /// Says goodbye on all connections.
     pub fn close(&self) {
         for lane in &self.lanes {
@@ -143,10 +186,12 @@ impl BrickClient {
             tokio::time::sleep_until(not_before).await;
         }
         let target = lock(&self.target).clone();
-        let opened = self.connector.connect(&target, shard).await;
+        let around = lock(&self.closed_at).is_some_and(|at| at.elapsed() < CLOSED_FOR);
+        let opened = self.connector.connect(&target, shard, around).await;
         backoff.note(opened.is_ok());
         let connection = opened?;
         self.local.store(connection.is_local(), Relaxed);
+        self.relayed.store(connection.is_relayed(), Relaxed);
         *lock(&lane.up) = Some(connection.clone());
         Ok(connection)
     }

@@ -53,6 +53,8 @@ struct Waiting {
 /// See the module.
 pub(super) struct Connection {
     stream: TcpStream,
+    /// Through another peer.
+    relayed: bool,
     session: proto::SessionId,
     out: Mutex<Out>,
     waiting: Mutex<Waiting>,
@@ -66,13 +68,14 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        stream: TcpStream,
+        (stream, relayed): (TcpStream, bool),
         session: proto::SessionId,
         counters: Arc<Counters>,
         pushes: Arc<dyn Pushes>,
     ) -> Arc<Connection> {
         Arc::new(Connection {
             stream,
+            relayed,
             session,
             out: Mutex::new(Out { backlog: VecDeque::new(), closed: false }),
             waiting: Mutex::default(),
@@ -84,8 +87,15 @@ impl Connection {
         })
     }
 
+    pub(super) fn is_relayed(&self) -> bool {
+        self.relayed
+    }
+
     /// Both ends have the same address: the brick is on this machine.
     pub(super) fn is_local(&self) -> bool {
+        if self.relayed {
+            return false;
+        }
         match (self.stream.peer_addr(), self.stream.local_addr()) {
             (Ok(peer), Ok(local)) => peer.ip() == local.ip(),
             _ => false,

@@ -14,6 +14,8 @@ pub struct Counters {
     pub bytes_received: AtomicU64,
     pub connects: AtomicU64,
     pub connections_lost: AtomicU64,
+    /// Connections through another peer, because the straight way was not open.
+    pub relayed: AtomicU64,
     /// Frames sent again because their fate was unknown or the member asked for patience.
     pub resent: AtomicU64,
     /// Replies nobody waited for (any more).
@@ -33,6 +35,7 @@ impl Default for Counters {
             bytes_received: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             connections_lost: AtomicU64::new(0),
+            relayed: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             unexpected_replies: AtomicU64::new(0),
             recalls: AtomicU64::new(0),

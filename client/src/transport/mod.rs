@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! BrickClient      one brick; a lane per shard, connected when needed, with backoff
+//!   way            straight to the brick's peer, or through another peer that passes it on
 //!   Connection     one TCP connection: inline sends, one task that reads (and sends leftovers)
 //!     FrameReader  bytes to checked frames, payloads straight into their own buffers
 //! ```
@@ -22,6 +23,7 @@ mod counters;
 mod reader;
 mod request;
 pub mod shard;
+mod way;
 
 pub use brick::{BrickClient, Target};
 pub use connector::{ConnectError, Connector, Identity, Proof, Pushes};

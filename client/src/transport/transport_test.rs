@@ -28,13 +28,17 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
+    bench_at(|brick| brick.target()).await
+}
+
+async fn bench_at(target: impl FnOnce(&ScriptedBrick) -> Target) -> Bench {
     let brick = ScriptedBrick::start(BrickId::random()).await;
     let pushes = Arc::new(Recorder::default());
     let counters = Arc::new(Counters::default());
     let proof = Proof::Ticket(Bytes::from_static(b"ticket"));
     let identity = Identity { session: SessionId(9), proof, host: "test".into() };
     let connector = Connector::new(identity, pushes.clone(), counters.clone());
-    let client = BrickClient::new(brick.target(), connector);
+    let client = BrickClient::new(target(&brick), connector);
     Bench { brick, client, pushes, counters }
 }
 
@@ -142,6 +146,42 @@ async fn a_refused_hello_says_why() {
     bench.brick.refuse_hello(Some("ticket expired"));
     let error = bench.call(&getattr()).await.unwrap_err();
     assert!(error.to_string().contains("ticket expired"), "{error}");
+}
+
+/// A port that nobody listens on.
+async fn closed_port() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn a_brick_that_is_not_reached_straight_is_reached_through_another_peer() {
+    let closed = closed_port().await;
+    let host = || "127.0.0.1".to_owned();
+    let bench = bench_at(|brick| Target {
+        port: closed,
+        relays: vec![(host(), closed), (host(), brick.port())],
+        ..brick.target()
+    })
+    .await;
+    bench.call(&getattr()).await.unwrap().unwrap();
+    assert!(bench.client.is_relayed() && !bench.client.is_local());
+    assert_eq!(bench.counters.relayed.load(Relaxed), 1);
+    // Late on that way: all connections end, and the next request looks again.
+    assert!(bench.client.look_for_another_way().await);
+    bench.call(&getattr()).await.unwrap().unwrap();
+    assert_eq!(bench.brick.hellos().len(), 2);
+}
+
+#[tokio::test]
+async fn a_brick_that_is_merely_late_keeps_its_connection() {
+    let relays = vec![("127.0.0.1".to_owned(), closed_port().await)];
+    let bench = bench_at(|brick| Target { relays, ..brick.target() }).await;
+    bench.call(&getattr()).await.unwrap().unwrap();
+    assert!(!bench.client.look_for_another_way().await);
+    bench.call(&getattr()).await.unwrap().unwrap();
+    assert!(!bench.client.is_relayed());
+    assert_eq!(bench.brick.hellos().len(), 1);
 }
 
 #[tokio::test]

@@ -170,12 +170,17 @@ fn handshake() -> Vec<Sample> {
         let hello = values::hello(Bytes::from_static(ticket), Bytes::from_static(peer_proof));
         Sample::new(name, header(FrameKind::Hello), hello, &none)
     };
+    let relayed = Hello {
+        relay_proof: Bytes::from_static(b"a proof of passing it on"),
+        ..values::hello(Bytes::from_static(b"a ticket signed by the pool"), none.clone())
+    };
     let welcome = |name: &str, error: &str| {
         Sample::new(name, header(FrameKind::Welcome), values::welcome(error), &none)
     };
     vec![
         hello("hello.ticket", b"a ticket signed by the pool", b""),
         hello("hello.peer", b"", b"a proof of being a peer"),
+        Sample::new("hello.relayed", header(FrameKind::Hello), relayed, &none),
         welcome("welcome", ""),
         welcome("welcome.refused", "this brick belongs to another volume"),
         Sample::new("goodbye", header(FrameKind::Goodbye), (), &none),

@@ -26,6 +26,9 @@ pub struct Hello {
     /// For people, in `volume status clients`.
     #[prost(string, tag = "8")]
     pub host: String,
+    /// From a peer that passes a session's connection on: its own proof, beside the ticket.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub relay_proof: Bytes,
 }
 
 /// From the brick; `error` not empty means that the connection ends now.

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::heal::{self, driver::Heal};
 use crate::lead::PeerCredential;
-use crate::listener::{Door, Doorman, proof};
+use crate::listener::{Door, Doorman, Guard, Route, proof};
 use crate::metrics::{BrickMetrics, Registry};
 use crate::pool::bricks::{BrickSpec, Bricks, HealStatus, Members};
 use crate::pool::membership::{Lack, Report};
@@ -118,7 +118,7 @@ impl Manager {
     /// Proof of being this peer, for a connection to any brick of the pool.
     pub fn peer_proof(&self, brick: BrickId, session: SessionId) -> Option<Vec<u8>> {
         let secret = proof::peer_secret(&self.pool.ticket_key()?);
-        proof::make(&secret, self.pool.id(), brick, session).ok()
+        proof::make(&secret, proof::Purpose::Peer, self.pool.id(), brick, session).ok()
     }
 
     /// Present from a failure of the brick's disk to its next start.
@@ -509,18 +509,40 @@ impl Doorman for Manager {
         self.pool.state().peers.contains_key(&peer)
     }
 
+    fn me(&self) -> PeerId {
+        self.pool.id()
+    }
+
     fn brick(&self, brick: BrickId) -> Option<Door> {
         let running = self.running();
         let found = running.get(&brick).filter(|r| !r.handle.gate.failed())?;
         let map = self.pool.watch_map(found.spec.volume)?;
-        let options = map.borrow().options.clone();
+        let map = map.borrow();
         Some(Door {
-            volume: found.spec.volume,
+            guard: guard(&map),
             inbox: found.handle.inbox.clone(),
-            allow: options.auth_allow,
-            reject: options.auth_reject,
-            read_only: options.read_only,
+            read_only: map.options.read_only,
         })
+    }
+
+    fn elsewhere(&self, brick: BrickId) -> Option<Route> {
+        let state = self.pool.state();
+        state.volumes.keys().find_map(|volume| {
+            let map = self.pool.watch_map(*volume)?;
+            let map = map.borrow();
+            let (_, member) = map.member(brick)?;
+            let peer = map.peer(member.peer).filter(|peer| peer.peer != self.pool.id())?;
+            Some(Route { guard: guard(&map), host: peer.host.clone(), port: peer.data_port })
+        })
+    }
+}
+
+fn guard(map: &VolumeMap) -> Guard {
+    let options = &map.options;
+    Guard {
+        volume: map.volume,
+        allow: options.auth_allow.clone(),
+        reject: options.auth_reject.clone(),
     }
 }
 

@@ -166,7 +166,7 @@ impl World {
         let map = self.map();
         let (_, member) = map.member(brick)?;
         let peer = map.peer(member.peer)?;
-        let target = Target { brick, host: peer.host.clone(), port: peer.data_port };
+        let target = Target::straight(brick, peer.host.clone(), peer.data_port);
         let session = SessionId(0);
         let proof = self.manager.peer_proof(brick, session)?;
         let identity = Identity {

@@ -59,7 +59,7 @@ impl Members {
             .filter_map(|m| {
                 let peer = map.peer(m.peer)?;
                 let (host, port) = (peer.host.clone(), peer.data_port);
-                Some((m.brick, Target { brick: m.brick, host, port }))
+                Some((m.brick, Target::straight(m.brick, host, port)))
             })
             .collect();
         self.known.retain(|brick, _| targets.contains_key(brick));

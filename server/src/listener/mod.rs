@@ -1,7 +1,8 @@
 //! The data port of a peer: who may come in, and to which brick.
 //!
 //! Purpose: read each connection's HELLO with a deadline and bounds, check its credential, and
-//! hand the socket to the thread of the brick that it names.
+//! hand the socket to the thread of the brick that it names; or, for a brick of another peer, pass
+//! the connection on to that peer (`relay`): a client whose own link there is down goes on.
 //!
 //! Assumes: `Doorman` answers from memory; it is asked once per connection.
 //!
@@ -10,10 +11,12 @@
 //! cannot keep others out for longer than the deadline.
 //!
 //! Deliberately does not: read a second frame. The brick's thread greets and serves.
+//! A connection that was passed on once is not passed on again.
 
 mod address;
 mod limit;
 pub mod proof;
+mod relay;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -33,6 +36,7 @@ use crate::brick::{BrickCommand, Newcomer};
 use crate::pool::ticket::Ticket;
 use address::allowed;
 use limit::LogLimit;
+use proof::Purpose;
 
 /// A HELLO holds two ids, a ticket (at most a path and 66 bytes) and a host name.
 const HELLO_BYTES_MAX: usize = 16 << 10;
@@ -48,19 +52,37 @@ pub trait Doorman: Send + Sync + 'static {
     fn ticket_key(&self) -> Option<[u8; 32]>;
     /// Whether the peer belongs to the pool.
     fn is_peer(&self, peer: PeerId) -> bool;
+    /// This peer.
+    fn me(&self) -> PeerId;
     /// A brick that runs on this peer.
     fn brick(&self, brick: BrickId) -> Option<Door>;
+    /// Where a brick of another peer is served.
+    fn elsewhere(&self, brick: BrickId) -> Option<Route>;
 }
 
 /// A running brick as the data port sees it.
 #[derive(Clone)]
 pub struct Door {
-    pub volume: VolumeId,
+    pub guard: Guard,
     pub inbox: mpsc::Sender<BrickCommand>,
+    pub read_only: bool,
+}
+
+/// A brick of another peer.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub guard: Guard,
+    pub host: String,
+    pub port: u16,
+}
+
+/// Who may reach a volume's bricks.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    pub volume: VolumeId,
     /// The volume's `auth.allow` and `auth.reject`.
     pub allow: String,
     pub reject: String,
-    pub read_only: bool,
 }
 
 /// Why a connection is sent away. The text is sent to whoever connects, so it names nothing
@@ -83,6 +105,13 @@ enum Refused {
     NoBrick,
     #[error("the brick has too many connections waiting; try again")]
     Busy,
+    #[error("this peer passes on as many connections as it may; try another")]
+    Relays,
+    #[error("the brick's peer cannot be reached from here")]
+    NoWay,
+    /// Somebody looked whether the port is open.
+    #[error("closed without a word")]
+    Silent,
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
@@ -108,15 +137,19 @@ async fn accept_loop(listener: TcpListener, doorman: Arc<dyn Doorman>) {
         }
     };
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let relays = Arc::new(Semaphore::new(relay::RELAYS_MAX));
     let log = Arc::new(LogLimit::default());
     loop {
         let Ok(permit) = strangers.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
-                let (doorman, log) = (doorman.clone(), log.clone());
+                let (doorman, relays, log) = (doorman.clone(), relays.clone(), log.clone());
                 tokio::spawn(async move {
-                    receive(stream, from, &*doorman, &log).await;
+                    let relay = receive(stream, from, &*doorman, &relays, &log).await;
                     drop(permit);
+                    if let Some(relay) = relay {
+                        relay.run().await;
+                    }
                 });
             }
             Err(error) => {
@@ -127,27 +160,50 @@ async fn accept_loop(listener: TcpListener, doorman: Arc<dyn Doorman>) {
     }
 }
 
-async fn receive(mut stream: TcpStream, from: SocketAddr, doorman: &dyn Doorman, log: &LogLimit) {
+/// What is to be passed on from now on, if the newcomer is for another peer.
+async fn receive(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    doorman: &dyn Doorman,
+    relays: &Arc<Semaphore>,
+    log: &LogLimit,
+) -> Option<relay::Relay> {
     let admitted = match tokio::time::timeout(HELLO_DEADLINE, read_hello(&mut stream)).await {
         Ok(Ok(hello)) => admit(&hello, from, doorman).map(|admitted| (hello, admitted)),
         Ok(Err(refused)) => Err(refused),
         Err(_) => Err(Refused::Deadline),
     };
     let refused = match admitted {
-        Ok((hello, admitted)) => match hand_over(stream, from, hello, admitted) {
-            Ok(()) => return,
-            Err((stream, refused)) => stream.map(|stream| (stream, refused)),
-        },
+        Ok((hello, Admitted::Here { door, credential })) => {
+            match hand_over(stream, from, hello, door, credential) {
+                Ok(()) => return None,
+                Err((stream, refused)) => stream.map(|stream| (stream, refused)),
+            }
+        }
+        Ok((hello, Admitted::Elsewhere(route))) => {
+            match relay::open(hello, &route, doorman, relays).await {
+                Ok(onward) => {
+                    tracing::info!(%from, to = route.host, "data port: passes a connection on");
+                    return Some(onward.of(stream));
+                }
+                Err(refused) => Some((stream, refused)),
+            }
+        }
+        Err(Refused::Silent) => None,
         Err(refused) => Some((stream, refused)),
     };
     if let Some((stream, reason)) = refused {
         log.warn(|more| tracing::warn!(%from, %reason, more, "data port: connection refused"));
         send_away(stream, &reason).await;
     }
+    None
 }
 
 async fn read_hello(stream: &mut TcpStream) -> Result<Hello, Refused> {
     let mut raw = [0; HEADER_BYTES];
+    if stream.peek(&mut raw[..1]).await? == 0 {
+        return Err(Refused::Silent);
+    }
     stream.read_exact(&mut raw).await?;
     let header = Header::parse(&raw)?;
     let message_bytes = header.message_bytes as usize;
@@ -167,9 +223,9 @@ async fn read_hello(stream: &mut TcpStream) -> Result<Hello, Refused> {
 }
 
 /// A HELLO that passed.
-struct Admitted {
-    door: Door,
-    credential: Credential,
+enum Admitted {
+    Here { door: Door, credential: Credential },
+    Elsewhere(Route),
 }
 
 fn admit(hello: &Hello, from: SocketAddr, doorman: &dyn Doorman) -> Result<Admitted, Refused> {
@@ -179,26 +235,38 @@ fn admit(hello: &Hello, from: SocketAddr, doorman: &dyn Doorman) -> Result<Admit
     if !hello.peer_proof.is_empty() {
         let secret = proof::peer_secret(&key);
         let session = SessionId(hello.session);
-        let peer = proof::check(&hello.peer_proof, &secret, brick, session)
+        let peer = proof::check(&hello.peer_proof, &secret, Purpose::Peer, brick, session)
             .filter(|peer| doorman.is_peer(*peer))
             .ok_or(Refused::Credential)?;
         let door = doorman.brick(brick).ok_or(Refused::NoBrick)?;
-        return Ok(Admitted { door, credential: Credential::Peer(peer) });
+        return Ok(Admitted::Here { door, credential: Credential::Peer(peer) });
     }
     let now_s = crate::brick::wall_ns() / 1_000_000_000;
     let ticket = Ticket::verify(&hello.ticket, &key, now_s).map_err(|_| Refused::Credential)?;
     if ticket.session.0 == 0 || ticket.session.0 != hello.session {
         return Err(Refused::Credential);
     }
-    let door = doorman.brick(brick).ok_or(Refused::NoBrick)?;
-    if door.volume != ticket.volume {
-        return Err(Refused::Credential);
+    // A peer that relays has looked at the session's address; here it would see its own.
+    let relayed = !hello.relay_proof.is_empty();
+    if relayed {
+        let secret = proof::peer_secret(&key);
+        proof::check(&hello.relay_proof, &secret, Purpose::Relay, brick, ticket.session)
+            .filter(|peer| doorman.is_peer(*peer))
+            .ok_or(Refused::Credential)?;
     }
-    if !allowed(from.ip(), &door.allow, &door.reject) {
-        return Err(Refused::Address);
+    let pass = |guard: &Guard| match () {
+        () if guard.volume != ticket.volume => Err(Refused::Credential),
+        () if !relayed && !allowed(from.ip(), &guard.allow, &guard.reject) => Err(Refused::Address),
+        () => Ok(()),
+    };
+    if let Some(door) = doorman.brick(brick) {
+        pass(&door.guard)?;
+        let read_only = ticket.read_only || door.read_only;
+        return Ok(Admitted::Here { door, credential: Credential::Session { read_only } });
     }
-    let read_only = ticket.read_only || door.read_only;
-    Ok(Admitted { door, credential: Credential::Session { read_only } })
+    let route = doorman.elsewhere(brick).filter(|_| !relayed).ok_or(Refused::NoBrick)?;
+    pass(&route.guard)?;
+    Ok(Admitted::Elsewhere(route))
 }
 
 /// Passes the socket to the brick's thread. The refused stream comes back where there is one.
@@ -206,9 +274,10 @@ fn hand_over(
     stream: TcpStream,
     from: SocketAddr,
     hello: Hello,
-    admitted: Admitted,
+    door: Door,
+    credential: Credential,
 ) -> Result<(), (Option<TcpStream>, Refused)> {
-    let permit = match admitted.door.inbox.try_reserve() {
+    let permit = match door.inbox.try_reserve() {
         Ok(permit) => permit,
         Err(mpsc::error::TrySendError::Full(())) => return Err((Some(stream), Refused::Busy)),
         Err(mpsc::error::TrySendError::Closed(())) => {
@@ -223,7 +292,7 @@ fn hand_over(
         stream,
         from,
         session: SessionId(hello.session),
-        credential: admitted.credential,
+        credential,
         number: hello.connection,
         host: hello.host.chars().take(255).collect(),
     }));

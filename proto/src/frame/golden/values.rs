@@ -147,6 +147,7 @@ pub fn hello(ticket: Bytes, peer_proof: Bytes) -> Hello {
         peer_proof,
         connection: 3,
         host: "client7".into(),
+        relay_proof: Bytes::new(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! A brick on a scratch XFS behind a real data port, and a client that speaks the raw codec.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -27,7 +26,8 @@ use tokio::sync::oneshot;
 use crate::brick::io::Backend;
 use crate::brick::{BrickCommand, BrickHandle, BrickIdentity, Gate, Owner, Setup, spawn};
 use crate::lead::PeerCredential;
-use crate::listener::{self, Door, Doorman, proof};
+use crate::listener::proof::{self, Purpose};
+use crate::listener::{self, Door, Doorman, Guard, Route};
 use crate::metrics::BrickMetrics;
 use crate::pool::ticket::{Holder, Ticket};
 
@@ -52,13 +52,22 @@ pub struct Proofs(pub PeerId);
 
 impl PeerCredential for Proofs {
     fn proof(&self, brick: BrickId, session: SessionId) -> Option<Vec<u8>> {
-        proof::make(&proof::peer_secret(&KEY), self.0, brick, session).ok()
+        proof::make(&proof::peer_secret(&KEY), Purpose::Peer, self.0, brick, session).ok()
     }
 }
 
-struct Door1(BTreeMap<BrickId, Door>);
+struct Seated {
+    map: VolumeMap,
+    me: PeerId,
+    brick: BrickId,
+    door: Door,
+}
 
-impl Doorman for Door1 {
+fn guard(map: &VolumeMap) -> Guard {
+    Guard { volume: map.volume, allow: String::new(), reject: String::new() }
+}
+
+impl Doorman for Seated {
     fn ticket_key(&self) -> Option<[u8; 32]> {
         Some(KEY)
     }
@@ -67,8 +76,18 @@ impl Doorman for Door1 {
         true
     }
 
+    fn me(&self) -> PeerId {
+        self.me
+    }
+
     fn brick(&self, brick: BrickId) -> Option<Door> {
-        self.0.get(&brick).cloned()
+        (brick == self.brick).then(|| self.door.clone())
+    }
+
+    fn elsewhere(&self, brick: BrickId) -> Option<Route> {
+        let (_, member) = self.map.member(brick)?;
+        let peer = self.map.peer(member.peer)?;
+        Some(Route { guard: guard(&self.map), host: peer.host.clone(), port: peer.data_port })
     }
 }
 
@@ -146,14 +165,8 @@ impl Rig {
         let open =
             move || Store::create(&path, &new, true, Config::default()).map_err(|e| e.to_string());
         let handle = self.runtime.block_on(spawn(setup, open)).unwrap();
-        let door = Door {
-            volume: self.map.volume,
-            inbox: handle.inbox.clone(),
-            allow: String::new(),
-            reject: String::new(),
-            read_only: false,
-        };
-        let doorman = Door1(BTreeMap::from([(member.brick, door)]));
+        let door = Door { guard: guard(&self.map), inbox: handle.inbox.clone(), read_only: false };
+        let doorman = Seated { map: self.map.clone(), me: member.peer, brick: member.brick, door };
         let address = listener.local_addr().unwrap();
         listener::spawn(listener, Arc::new(doorman)).unwrap();
         Seat { handle, address, told }
@@ -165,6 +178,16 @@ impl Rig {
     }
 
     pub fn client_of(&self, at: usize, session: u64) -> Client {
+        self.client_through(at, at, session)
+    }
+
+    /// A client of a session on the brick of seat `at` that comes in at the port of seat `through`.
+    pub fn client_through(&self, through: usize, at: usize, session: u64) -> Client {
+        let hello = self.with_ticket(at, session);
+        Client::connect(self.seats[through].address, session, self.map.sets[0].epoch, &hello)
+    }
+
+    pub fn with_ticket(&self, at: usize, session: u64) -> Hello {
         let ticket = Ticket {
             volume: self.map.volume,
             session: SessionId(session),
@@ -173,8 +196,7 @@ impl Rig {
             expires_s: u64::MAX,
             subdir: String::new(),
         };
-        let hello = Hello { ticket: ticket.encode(&KEY).into(), ..self.hello(at, session) };
-        Client::connect(self.seats[at].address, session, self.map.sets[0].epoch, &hello)
+        Hello { ticket: ticket.encode(&KEY).into(), ..self.hello(at, session) }
     }
 
     pub fn peer_client(&self, at: usize, peer: PeerId) -> Client {

@@ -9,10 +9,11 @@ use proto::fop::{
     Renew, ReturnMsg, Write as WriteFop,
 };
 use proto::frame::Flags;
-use proto::{Errno, Failure, Gfid, PeerId, Refusal};
+use proto::{Errno, Failure, Gfid, PeerId, Refusal, SessionId};
 
-use super::rig::{Ask, Rig, gfid, under, want};
+use super::rig::{Ask, Client, KEY, Rig, gfid, under, want};
 use super::{create, make, on_each_backend};
+use crate::listener::proof::{self, Purpose};
 
 fn write(gfid: Gfid, offset: u64, len: usize) -> WriteFop {
     WriteFop { gfid, offset, len: len as u64, ..WriteFop::default() }
@@ -99,6 +100,47 @@ fn garbage_costs_its_own_connection_only() {
         assert!(bad.receive().is_err());
         good.ask_patiently(&Ask::new(Getattr { gfid: Gfid::ROOT })).answer();
     });
+}
+
+#[test]
+fn a_peer_passes_a_session_on_to_another_peers_brick() {
+    on_each_backend(2, |rig| {
+        let data = vec![7; 300_000];
+        let mut through = rig.client_through(1, 0, 1);
+        assert_eq!(through.welcome.error, "");
+        let (file, key) = (gfid(1), LeaseKey::Inode(gfid(1)));
+        let number = make(&mut through, "passed on", file);
+        through.change(write(file, 0, data.len()), &data, key, number).answer();
+        // Its leases are the session's, whichever way it comes.
+        let mut read = Ask::new(ReadFop { gfid: file, offset: 0, len: data.len() as u32 });
+        read.under = under(key, number);
+        assert_eq!(through.ask(&read).payload, data);
+        assert_eq!(rig.client(1).ask(&read).payload, data);
+    });
+}
+
+#[test]
+fn nobody_is_passed_on_without_a_ticket_twice_or_in_another_peers_name() {
+    let Some(rig) = Rig::new(crate::brick::io::Backend::Plain, 2) else { return };
+    let (here, other) = (rig.seats[0].address, rig.seats[1].address);
+    let refused = |address, hello: &proto::frame::Hello| {
+        Client::connect(address, hello.session, rig.map.sets[0].epoch, hello).welcome.error
+    };
+    assert!(refused(other, &rig.hello(0, 7)).contains("no valid credential"));
+    let brick = rig.seats[0].handle.identity.brick;
+    let proof = |purpose| {
+        let me = rig.seats[1].handle.identity.peer;
+        let made = proof::make(&proof::peer_secret(&KEY), purpose, me, brick, SessionId(7));
+        Bytes::from(made.unwrap())
+    };
+    let relayed = |relay_proof| proto::frame::Hello { relay_proof, ..rig.with_ticket(0, 7) };
+    assert_eq!(refused(here, &relayed(proof(Purpose::Relay))), "");
+    assert!(refused(here, &relayed(proof(Purpose::Peer))).contains("no valid credential"));
+    assert!(refused(other, &relayed(proof(Purpose::Relay))).contains("does not run here"));
+    // A proof for relaying does not open what peers may do.
+    let peer_proof = proof(Purpose::Relay);
+    let as_peer = proto::frame::Hello { peer_proof, ..rig.hello(0, 7) };
+    assert!(refused(here, &as_peer).contains("no valid credential"));
 }
 
 #[test]
