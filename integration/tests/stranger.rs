@@ -47,6 +47,7 @@ fn hello() -> Hello {
         peer_proof: Bytes::new(),
         connection: 0,
         host: "stranger".into(),
+        relay_proof: Bytes::new(),
     }
 }
 
