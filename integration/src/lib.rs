@@ -4,6 +4,7 @@
 //! - [`scratch`], [`xfs`], [`netns`]: a place for one run, that disappears with it;
 //! - [`node`], [`cluster`], [`mount`]: the three programs, started, killed, stopped, mounted;
 //! - [`load`], [`tree`], [`manifest`]: what was written, and whether every copy has it;
+//! - [`pair`]: one pool with two mounts, shared by the tests of a program;
 //! - [`fixture`]: a pool of an earlier version, kept on disk;
 //! - [`watchdog`]: whether this machine was able to keep time while a test measured pauses;
 //! - [`need`], [`run`]: what the machine must offer, the loud skip when it does not, the test itself.
@@ -20,6 +21,7 @@ pub mod mount;
 pub mod need;
 pub mod netns;
 pub mod node;
+pub mod pair;
 pub mod run;
 pub mod scratch;
 pub mod sys;
