@@ -37,7 +37,7 @@ static AT_EXIT: Once = Once::new();
 ///
 /// # Panics
 /// With the body's error: the test has failed.
-pub fn test(name: &str, body: impl FnOnce(&Pair, &Place) -> Result<()>) {
+pub fn test(name: &str, body: impl FnOnce(&mut Pair, &Place) -> Result<()>) {
     if !need::all(name, NEEDS) {
         return;
     }
