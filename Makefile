@@ -47,7 +47,7 @@ soak:
 else
 soak: build ## kill tests, 20 rounds (an hour, root); SEEDS=n, PLANT=name|list, REPLAY=seed: the simulation
 	@BRICK_ROUNDS=$${BRICK_ROUNDS:-20} BRICK_FULL=1 BRICK_SUITE_LIMIT=14400 sh integration/suite/test.sh \
-		harness cluster stranger format kill mount_kill faults scenarios apps demo
+		harness cluster semantics promises stranger format kill mount_kill faults scenarios apps demo
 endif
 
 fix: ## format, and apply what clippy can

@@ -26,6 +26,7 @@ pub mod run;
 pub mod scratch;
 pub mod sys;
 pub mod tidy;
+pub mod tidy_tests;
 pub mod tree;
 pub mod volume;
 pub mod watchdog;

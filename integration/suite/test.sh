@@ -113,7 +113,7 @@ cargo_test unit 3600 --workspace --exclude integration --exclude integration-sim
 cargo_test simulation "${BRICK_SUITE_LIMIT:-1200}" -p integration-sim
 cargo_test harness-lib 300 -p integration --lib
 # One binary per kind; each has the machine for itself, one test at a time.
-first="tidy harness cluster stranger format kill mount_kill apps"
+first="tidy harness cluster semantics promises stranger format kill mount_kill apps"
 for file in integration/tests/*.rs; do
     name=$(basename "$file" .rs)
     case " $first " in *" $name "*) ;; *) first="$first $name" ;; esac

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use integration::tidy;
+use integration::{tidy, tidy_tests};
 
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -65,4 +65,16 @@ fn code_lies_in_the_five_folders_only() {
         .map(|(path, _)| format!("{path}: code outside {folders:?}"))
         .collect();
     demand_none(&strays);
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let sources = tidy::files(&root(), &["rs"]).unwrap();
+    let tests = tidy_tests::names(&sources);
+    assert!(tests.len() > 400, "only {} tests found", tests.len());
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (contract, testing) = ("docs/semantics.md", "docs/testing.md");
+    let mut complaints = tidy_tests::contract(contract, &read(contract), &tests);
+    complaints.extend(tidy_tests::traps(testing, &read(testing), &tests));
+    demand_none(&complaints);
 }
