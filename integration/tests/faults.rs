@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use integration::cluster::{Cluster, Spec};
 use integration::load::{Load, Plan};
 use integration::need::Need;
-use integration::run::test;
+use integration::run::{judged, test};
 use integration::sys;
+use integration::xfs::Xfs;
 
 /// An error is seen by the next request, and the rest is an eviction.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
@@ -144,6 +145,68 @@ fn a_hanging_disk_is_given_up_and_the_writer_goes_on() {
         cluster.wait_healed("gv0", HEAL_MAX)?;
         cluster.demand_equal_bricks("gv0")?;
         drop(mount);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// A volume `gv1` on disks of its own, on the same peers.
+fn second_volume(cluster: &mut Cluster) -> Result<()> {
+    let mut words: Vec<String> = ["volume", "create", "gv1", "replica", "3"].map(Into::into).into();
+    for node in &cluster.nodes {
+        let point = node.disk().with_file_name("second");
+        let image = node.disk().with_file_name("second.img");
+        // Among the cluster's disks: they go after the daemons.
+        cluster.disks.push(Xfs::make(&image, &point, 512)?);
+        std::fs::create_dir(point.join("gv1"))?;
+        words.push(format!("{}:{}", node.host, point.join("gv1").display()));
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    cluster.brick(&words)?;
+    cluster.brick(&["volume", "start", "gv1"])?;
+    cluster.wait_in_sync("gv1", Duration::from_secs(30))
+}
+
+/// Trap 65: what can block shares no thread with another brick, nor with the promises.
+#[test]
+fn trap_65_a_blocked_disk_stalls_neither_other_bricks_nor_the_pings() {
+    let needs = &[Need::Root, Need::Xfs, Need::Fuse, Need::Program("fsfreeze")];
+    judged("a_blocked_disk", needs, || {
+        let mut cluster = Cluster::with_volume(Spec::new("block"))?;
+        second_volume(&mut cluster)?;
+        let (first, second) = (cluster.mount(0, "gv0", "")?, cluster.mount(0, "gv1", "")?);
+        // Neither the lead nor the peer whose CLI is asked below.
+        let k = if cluster.lead("gv0")? == 1 { 2 } else { 1 };
+        let blocked = Load::start(&first.point().join("w"), Plan::default())?;
+        let load = Load::start(&second.point().join("w"), Plan { seed: 2, ..Plan::default() })?;
+        for load in [&blocked, &load] {
+            load.wait_operations(100, Duration::from_secs(30))?;
+        }
+        let before = load.take_report();
+        before.demand(PAUSE_MAX).context("before")?;
+        let frozen = Frozen::freeze(cluster.nodes[k].disk())?;
+        let began = Instant::now();
+        // Silent pings would evict the peer's bricks within 3 s; the blocked one is given up later.
+        while began.elapsed() < Duration::from_secs(7) {
+            for brick in cluster.brick_states("gv1")? {
+                ensure!(brick["state"] == "in-sync", "a brick of the other volume left: {brick}");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        load.wait_operations(100, Duration::from_secs(5)).context("the other volume stands")?;
+        load.take_report().demand(PAUSE_MAX).context("the other volume, meanwhile")?;
+        drop(frozen);
+        // It may have given its disk up, and is back by a restart then.
+        cluster.nodes[k].kill();
+        cluster.nodes[k].start()?;
+        cluster.wait_healed("gv0", HEAL_MAX)?;
+        load.end(PAUSE_MAX)?;
+        blocked.end(HANG_MAX)?;
+        for volume in ["gv0", "gv1"] {
+            cluster.wait_healed(volume, HEAL_MAX)?;
+        }
+        cluster.demand_equal_bricks("gv0")?;
+        drop((first, second));
         cluster.passed();
         Ok(())
     });

@@ -354,6 +354,55 @@ fn check_log(path: &Path, records: u64) -> Result<()> {
     Ok(())
 }
 
+/// Trap 26: a recall that waits for an operation which waits for the lead ends by a revoke only.
+#[test]
+fn trap_26_two_mounts_create_in_one_directory_and_no_recall_waits_for_a_create() {
+    judged("two_mounts_create", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("create"))?;
+        let mounts = [cluster.mount(0, "gv0", "")?, cluster.mount(1, "gv0", "")?];
+        fs::create_dir(mounts[0].point().join("d"))?;
+        thread::scope(|scope| -> Result<()> {
+            let makers: Vec<_> = (0..4)
+                .map(|at| {
+                    let dir = mounts[at % 2].point().join("d");
+                    scope.spawn(move || make_and_look(&dir, at))
+                })
+                .collect();
+            for maker in makers {
+                maker.join().map_err(|_| anyhow::anyhow!("a maker panicked"))??;
+            }
+            Ok(())
+        })?;
+        for mount in &mounts {
+            let count = fs::read_dir(mount.point().join("d"))?.count();
+            ensure!(count == 4 * MADE, "{count} names");
+            let log = fs::read_to_string(mount.log())?;
+            ensure!(!log.contains("lease lost"), "a lease was revoked:\n{log}");
+        }
+        cluster.demand_equal_bricks("gv0")?;
+        drop(mounts);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Files of one maker.
+const MADE: usize = 60;
+
+/// Makes files, and has the kernel remember names that others are about to make.
+fn make_and_look(dir: &Path, at: usize) -> Result<()> {
+    for n in 0..MADE {
+        for other in 0..4 {
+            let _ = fs::metadata(dir.join(format!("{other}-{}", n + 1)));
+        }
+        let began = Instant::now();
+        drop(File::create_new(dir.join(format!("{at}-{n}")))?);
+        let took = began.elapsed();
+        ensure!(took < PAUSE_MAX, "a create took {took:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_heal_interrupted_again_and_again_ends() {
     judged("a_heal_interrupted", NEEDS, || {

@@ -278,8 +278,9 @@ fn locks_hold_across_mounts_and_waiting_is_interruptible() {
     flock(&there, FlockOperation::LockExclusive).unwrap();
 }
 
+/// Trap 26: a recall of names that waited for a create here would wait for the lead, too.
 #[test]
-fn creating_in_one_directory_from_two_mounts_never_blocks_long() {
+fn trap_26_creating_in_one_directory_from_two_mounts_never_blocks_long() {
     let Some((brick, one)) = self::one() else { return };
     let two = Mount::new(&brick).unwrap();
     fs::create_dir(one.path("d")).unwrap();

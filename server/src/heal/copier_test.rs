@@ -177,8 +177,9 @@ fn what_one_brick_missed_is_copied_from_the_log() {
     assert!(copied < 200_000, "only the block that differs is copied, not {copied} bytes");
 }
 
+/// Trap 29: the name goes first, the directory that has it now is healed later.
 #[test]
-fn a_rename_seen_half_way_moves_no_data() {
+fn trap_29_a_rename_seen_half_way_moves_no_data() {
     let mut pair = Pair::new();
     let dir = pair.create(true, Gfid::ROOT, "dir", 1, true);
     let file = pair.create(true, Gfid::ROOT, "file", 2, false);

@@ -117,6 +117,27 @@ fn links_count_in_the_record() {
     assert_eq!(b.call(link), Err(Errno::EPERM));
 }
 
+/// Trap 18: what the brick answered before is gone with its memory, so the state has to tell.
+#[test]
+fn trap_18_a_removal_sent_again_after_a_restart_is_recognised_by_state() {
+    let mut b = brick!();
+    let f = b.create(Gfid::ROOT, "f", 1, FILE);
+    let d = b.create(Gfid::ROOT, "d", 2, DIR);
+    let unlink = b.unlink("f", f, false);
+    let rmdir = Rmdir { parent: Gfid::ROOT, name: bytes("d"), expect: d };
+    b.call(unlink.clone()).unwrap();
+    b.call(rmdir.clone()).unwrap();
+    b.reopen();
+    assert_eq!(b.call(unlink.clone()), Err(Errno::ENOENT), "a new one has nothing to remove");
+    let again = b.resend(unlink.clone()).unwrap();
+    assert!(matches!(again.answer, Answer::Unlinked(u) if u.nlink == 0));
+    b.resend(rmdir).unwrap();
+    // Under another inode's name it was never made, and is not made by mistake.
+    b.create(Gfid::ROOT, "f", 3, FILE);
+    assert_eq!(b.resend(unlink), Err(Errno::ESTALE));
+    assert!(b.lookup(Gfid::ROOT, "f").is_ok());
+}
+
 #[test]
 fn unlink_keeps_open_inodes_until_they_are_forgotten() {
     let mut b = brick!();
