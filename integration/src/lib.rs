@@ -5,6 +5,7 @@
 //! - [`node`], [`cluster`], [`mount`]: the three programs, started, killed, stopped, mounted;
 //! - [`load`], [`tree`], [`manifest`]: what was written, and whether every copy has it;
 //! - [`pair`]: one pool with two mounts, shared by the tests of a program;
+//! - [`model`], [`model_run`]: random operations, and what they must answer;
 //! - [`fixture`]: a pool of an earlier version, kept on disk;
 //! - [`watchdog`]: whether this machine was able to keep time while a test measured pauses;
 //! - [`need`], [`run`]: what the machine must offer, the loud skip when it does not, the test itself.
@@ -17,6 +18,8 @@ pub mod fixture;
 pub mod load;
 pub mod manifest;
 pub mod material;
+pub mod model;
+pub mod model_run;
 pub mod mount;
 pub mod need;
 pub mod netns;

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use integration::pair::{self, Place};
-use integration::sys;
+use integration::{model_run, sys};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 
 /// Directories of a test on two mounts. A directory that has just changed hands is believed by no
 /// kernel for a while, so there are many, each visited a few times, and not soon again.
-const DIRS: usize = 250;
+const DIRS: usize = 200;
 /// Changes in each directory, on both mounts in turn.
 const TURNS: usize = 3;
 
@@ -256,5 +256,22 @@ fn two_mounts_agree_on_what_is_not_there() {
             }
             Ok(())
         })
+    });
+}
+
+/// Directories that random operations do not carry anything between: one that changes hands with
+/// every operation is slow.
+const TREES: u64 = 24;
+
+#[test]
+fn random_operations_on_two_mounts_answer_like_one_file_system() {
+    pair::test("random", |pair, place| {
+        let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+        let seed = number("BRICK_SEED").unwrap_or(1);
+        let count = number("BRICK_OPS").unwrap_or(5000) as usize;
+        println!("BRICK_SEED={seed} BRICK_OPS={count}");
+        let steps = model_run::steps(seed, count, TREES, 2);
+        model_run::compare(&place.seen, seed, &steps)?;
+        pair.cluster.demand_equal_bricks("gv0").map(drop)
     });
 }
