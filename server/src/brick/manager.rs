@@ -45,6 +45,8 @@ use crate::promise::{Board, Reports};
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A leave that no majority takes does not hold up the end of the daemon.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Before a failed brick that could not leave tries again.
+const LEAVE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the bricks' threads are looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// One round of pings, and some slack.
@@ -202,20 +204,23 @@ impl Manager {
         Ok(())
     }
 
-    /// Leaves the set, unless it is the last in-sync member or away already.
-    async fn leave(&self, identity: BrickIdentity, reason: &str) {
-        let Some(map) = self.pool.watch_map(identity.set.volume) else { return };
+    /// Leaves the set, unless no other in-sync member is there to go on. False: not yet.
+    async fn leave(&self, identity: BrickIdentity, reason: &str) -> bool {
+        let Some(map) = self.pool.watch_map(identity.set.volume) else { return true };
         let map = map.borrow().clone();
-        let Some(set) = map.set(identity.set.set) else { return };
+        let Some(set) = map.set(identity.set.set) else { return true };
         // A volume that is stopped as a whole keeps its sets as they are.
         if !map.started {
-            return;
+            return true;
         }
         let named = set.member(identity.brick).is_some_and(|m| {
             m.state == MemberState::InSync && m.incarnation == identity.incarnation
         });
         if !named {
-            return;
+            return true;
+        }
+        if !self.board.may_leave(identity.set, identity.brick) {
+            return false;
         }
         let entry = SetEntry::Leave {
             epoch: set.epoch,
@@ -225,12 +230,16 @@ impl Manager {
         };
         let proposed = self.pool.propose_one(identity.set, entry);
         match tokio::time::timeout(LEAVE_TIMEOUT, proposed).await {
-            Ok(Ok(result)) => tracing::info!(brick = %identity.brick, ?result, "left its set"),
+            Ok(Ok(result)) => {
+                tracing::info!(brick = %identity.brick, ?result, "left its set");
+                return true;
+            }
             Ok(Err(error)) => {
                 tracing::warn!(brick = %identity.brick, %error, "leave not committed")
             }
             Err(_) => tracing::warn!(brick = %identity.brick, "leave not committed in time"),
         }
+        false
     }
 
     async fn bump(&self, set: SetKey, epoch: Epoch) -> Result<(), PoolError> {
@@ -480,7 +489,13 @@ impl Owner for Manager {
             if !matches!(noted, Ok(Ok(()))) {
                 tracing::error!(?mark, "that the brick failed cannot be noted");
             }
-            manager.leave(identity, &reason).await;
+            // The last one in-sync stays named, and answers nobody: it leaves when another is there.
+            while !manager.leave(identity, &reason).await {
+                if manager.stopping.load(Ordering::Acquire) {
+                    return;
+                }
+                tokio::time::sleep(LEAVE_AGAIN).await;
+            }
         });
     }
 

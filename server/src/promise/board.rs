@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use proto::map::{SetMap, VolumeMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId};
 use proto_rules::promise::{JoinRefused, PromiseEvent, Promises};
+use proto_rules::set::may_leave;
 use proto_rules::time::MS;
 use proto_rules::{SetKey, Tick};
 use tokio::sync::Notify;
@@ -126,6 +127,19 @@ impl Board {
             .max();
         inner.publish();
         until
+    }
+
+    /// Whether a brick of this peer may leave its set by its own word: only while another
+    /// in-sync member is heard, or the set would pass to one that is gone.
+    pub fn may_leave(&self, set: SetKey, brick: BrickId) -> bool {
+        let inner = self.inner();
+        let Some(map) = inner.maps.get(&set) else { return false };
+        may_leave(map, brick, |other, _| match inner.gates.get(&(set, other)) {
+            Some(gate) => !gate.failed(),
+            None => {
+                map.member(other).is_some_and(|member| inner.promises.hears(now(), member.peer))
+            }
+        })
     }
 
     /// Agrees to a join, for all in-sync members of this peer.

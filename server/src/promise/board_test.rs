@@ -120,3 +120,16 @@ fn a_stopped_brick_says_goodbye_for_a_while() {
     ping(&a, &b);
     assert_eq!(b.board.stop(set, Epoch(3), a.brick), Some(Tick::ZERO), "nothing to wait for");
 }
+
+#[test]
+fn a_brick_leaves_only_while_another_member_is_heard() {
+    let (a, b, set) = pair();
+    let elsewhere = SetKey { volume: set.volume, set: SetId(7) };
+    assert!(!a.board.may_leave(elsewhere, a.brick), "a set that is not known here");
+    ping(&a, &b);
+    assert!(a.board.may_leave(set, a.brick));
+    a.board.brick_down(set, a.brick);
+    assert!(a.board.may_leave(set, a.brick), "a failed brick is gone from the board already");
+    b.gate.set_failed("its disk");
+    assert!(b.board.may_leave(set, b.brick), "a is heard, whatever became of b");
+}

@@ -281,10 +281,12 @@ impl Promises {
 
     /// Peers unheard for so long that they are taken for dead.
     pub fn silent(&self, now: Tick) -> Vec<PeerId> {
-        let peers = self.peers();
-        let silent =
-            |p: &PeerId| self.heard.get(p).is_none_or(|heard| now.since(*heard) >= SUSPECT_AFTER);
-        peers.into_iter().filter(silent).collect()
+        self.peers().into_iter().filter(|peer| !self.hears(now, *peer)).collect()
+    }
+
+    /// Whether a peer is heard, or was a moment ago.
+    pub fn hears(&self, now: Tick, peer: PeerId) -> bool {
+        self.heard.get(&peer).is_some_and(|heard| now.since(*heard) < SUSPECT_AFTER)
     }
 
     /// Promises that in-sync bricks of this peer miss: (set, holder, giver). Reported to the
