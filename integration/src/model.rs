@@ -312,6 +312,22 @@ impl Model {
         }
     }
 
+    /// The names of an open file, none when it has lost them all.
+    pub fn names_of_open(&self, slot: usize) -> Vec<String> {
+        let (mut found, mut todo) = (Vec::new(), vec![(0, String::new())]);
+        while let Some((dir, path)) = todo.pop() {
+            let Kind::Dir(names) = &self.inodes[dir].kind else { continue };
+            for (name, ino) in names {
+                let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+                if self.slots[slot] == Some(*ino) {
+                    found.push(below.clone());
+                }
+                todo.push((*ino, below));
+            }
+        }
+        found
+    }
+
     /// Whether somebody set the mtime that `stat` shows.
     pub fn knows_mtime(&self, path: &str) -> bool {
         self.at(path).is_ok_and(|ino| self.inodes[ino].mtime.is_some())

@@ -216,15 +216,23 @@ fn show(meta: &fs::Metadata) -> String {
     }
 }
 
-/// The paths whose state an operation may have changed.
-fn touched(op: &Op) -> Vec<&str> {
-    match op {
-        Op::Link(a, b) | Op::Rename(a, b) => vec![a, b],
-        Op::Create(a) | Op::Mkdir(a) | Op::Symlink(a) | Op::Unlink(a) | Op::Rmdir(a) => vec![a],
-        Op::Write(a, ..) | Op::Append(a, ..) | Op::Truncate(a, _) | Op::Chmod(a, _) => vec![a],
-        Op::Utimens(a, ..) | Op::Stat(a) => vec![a],
+/// The paths whose state an operation may have changed, and whether their content may have.
+fn touched(model: &Model, op: &Op) -> (Vec<String>, bool) {
+    let paths = match op {
+        Op::Link(a, b) | Op::Rename(a, b) => vec![a.clone(), b.clone()],
+        Op::Write(a, ..) | Op::Append(a, ..) | Op::Truncate(a, _) => {
+            return (vec![a.clone()], true);
+        }
+        Op::WriteOpen(slot, ..) | Op::TruncateOpen(slot, _) => {
+            return (model.names_of_open(*slot), true);
+        }
+        Op::Create(a) | Op::Mkdir(a) | Op::Symlink(a) | Op::Unlink(a) | Op::Rmdir(a) => {
+            vec![a.clone()]
+        }
+        Op::Chmod(a, _) | Op::Utimens(a, ..) | Op::Stat(a) => vec![a.clone()],
         _ => Vec::new(),
-    }
+    };
+    (paths, false)
 }
 
 /// Runs the operations; at the first difference, its place and what it is.
@@ -241,28 +249,42 @@ fn first_difference(roots: &[PathBuf], steps: &[Step]) -> Option<(usize, String)
         if !same {
             return Some((n, format!("answered {got:?}, the model says {want:?}")));
         }
-        for path in touched(&step.op) {
-            let stat = Op::Stat(path.to_owned());
-            let want = model.run(&stat);
-            let seen = |at| real_stat(roots, at, path);
-            let (first, knows) = (seen(step.on), model.knows_mtime(path));
-            for at in 0..roots.len() {
-                let got = seen(at);
-                let shown = if knows { got.clone() } else { got.clone().map(without_mtime) };
-                if shown != want || got != first {
-                    let text =
-                        format!("{path} on mount {at}: {got:?}, on the changing one {first:?}");
-                    return Some((n, format!("{text}; the model says {want:?}")));
-                }
+        let (paths, content) = touched(&model, &step.op);
+        for path in paths {
+            if let Some(what) = disagree(&mut model, &mut real, step.on, &path, content) {
+                return Some((n, what));
             }
         }
     }
     None
 }
 
-fn real_stat(roots: &[PathBuf], at: usize, path: &str) -> Answer {
-    let meta = fs::symlink_metadata(roots[at].join(path));
-    meta.map(|m| show(&m)).map_err(|e| e.raw_os_error().unwrap_or(-1))
+/// What some mount shows of a path otherwise than the model, or than the mount that changed it.
+fn disagree(
+    model: &mut Model,
+    real: &mut Real<'_>,
+    changed_on: usize,
+    path: &str,
+    content: bool,
+) -> Option<String> {
+    let (stat, read) = (Op::Stat(path.to_owned()), Op::Read(path.to_owned()));
+    let (want, knows) = (model.run(&stat), model.knows_mtime(path));
+    let first = real.run(&Step { on: changed_on, op: stat.clone() });
+    for on in 0..real.roots.len() {
+        let got = real.run(&Step { on, op: stat.clone() });
+        let shown = if knows { got.clone() } else { got.clone().map(without_mtime) };
+        if shown != want || got != first {
+            let text = format!("{path} on mount {on}: {got:?}, on the changing one {first:?}");
+            return Some(format!("{text}; the model says {want:?}"));
+        }
+        if content {
+            let (want, got) = (model.run(&read), real.run(&Step { on, op: read.clone() }));
+            if want != got {
+                return Some(format!("{path} on mount {on} reads {got:?}, the model {want:?}"));
+            }
+        }
+    }
+    None
 }
 
 fn without_mtime(text: String) -> String {

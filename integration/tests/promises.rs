@@ -14,7 +14,7 @@ use integration::cluster::{Cluster, Spec};
 use integration::load::Random;
 use integration::mount::Mount;
 use integration::need::Need;
-use integration::run::test;
+use integration::run::{judged, test};
 use integration::tree::{self, Xattrs};
 use integration::{pair, sys};
 use rustix::io::Errno;
@@ -243,7 +243,7 @@ impl Drop for Stopped {
 
 #[test]
 fn a_write_whose_lease_was_lost_is_told_by_fsync_and_close() {
-    test("a_write_whose_lease_was_lost", NEEDS, || {
+    judged("a_write_whose_lease_was_lost", NEEDS, || {
         let mut cluster = Cluster::with_volume(Spec::new("lost"))?;
         let (mount, other) = (cluster.mount(0, "gv0", "")?, cluster.mount(1, "gv0", "")?);
         let open = |name: &str| File::create(mount.point().join(name));
@@ -413,9 +413,10 @@ fn a_mount_beside_a_cut_off_brick_says_etimedout_and_nothing_old() {
         ensure!(fs::read(&file)? == b"old" && fs::read(other.point().join("f"))? == b"old");
         cluster.network.as_ref().context("no network")?.isolate(k)?;
         // As soon as anybody may go on, nobody answers here.
-        let mut seen = OpenOptions::new().write(true).open(other.point().join("f"))?;
-        seen.write_all(b"new")?;
-        sys::close(seen)?;
+        sys::wait_until("a change by the others", LATE_MAX, || {
+            fs::write(other.point().join("f"), "new")?;
+            Ok(sys::Poll::Done)
+        })?;
         let (path, again) = (file.clone(), file.clone());
         demand_errno("stat", Errno::TIMEDOUT, move || fs::metadata(path))?;
         demand_errno("read", Errno::TIMEDOUT, move || fs::read(again))?;
@@ -427,6 +428,53 @@ fn a_mount_beside_a_cut_off_brick_says_etimedout_and_nothing_old() {
         })?;
         cluster.demand_equal_bricks("gv0")?;
         drop((beside, other));
+        cluster.passed();
+        Ok(())
+    });
+}
+
+#[test]
+fn with_lone_sync_what_the_last_member_answered_survives_its_loss_of_power() {
+    test("lone_sync", NEEDS, || {
+        let mut cluster = Cluster::start(Spec::new("lone"))?;
+        cluster.form_pool()?;
+        // The third peer only votes.
+        let mut words = vec!["volume", "create", "gv0", "replica", "2"];
+        let bricks = [cluster.brick_name(0, "gv0"), cluster.brick_name(1, "gv0")];
+        (0..2).try_for_each(|k| fs::create_dir_all(cluster.brick_dir(k, "gv0")))?;
+        words.extend(bricks.iter().map(String::as_str));
+        cluster.brick(&words)?;
+        cluster.brick(&["volume", "start", "gv0"])?;
+        cluster.brick(&["volume", "set", "gv0", "cluster.lone-sync", "on"])?;
+        cluster.wait_in_sync("gv0", HEAL_MAX)?;
+        let mut mount = cluster.mount(0, "gv0", "")?;
+        cluster.nodes[1].kill();
+        cluster.wait_out("gv0", 1, HEAL_MAX)?;
+        let content = |n: usize| vec![n as u8; 1 + n * 3331];
+        for n in 0..20 {
+            let dir = mount.point().join(format!("d{}", n / 4));
+            fs::create_dir_all(&dir)?;
+            let mut file = File::create(dir.join(format!("f{n}")))?;
+            file.write_all(&content(n))?;
+            // No fsync: the close is enough.
+            sys::close(file)?;
+        }
+        cluster.disks[0].lose_power()?;
+        cluster.nodes[0].kill();
+        mount.kill();
+        cluster.disks[0].unmount()?;
+        cluster.disks[0].mount()?;
+        cluster.nodes[0].start()?;
+        mount.again()?;
+        for n in 0..20 {
+            let path = mount.point().join(format!("d{}/f{n}", n / 4));
+            let found = fs::read(&path).with_context(|| path.display().to_string())?;
+            ensure!(found == content(n), "{}: {} bytes", path.display(), found.len());
+        }
+        cluster.nodes[1].start()?;
+        cluster.wait_healed("gv0", HEAL_MAX)?;
+        tree::all_same(&[cluster.brick_dir(0, "gv0"), cluster.brick_dir(1, "gv0")])?;
+        drop(mount);
         cluster.passed();
         Ok(())
     });
