@@ -15,6 +15,7 @@ use proto_rules::Tick;
 use proto_rules::member::{Member, MemberCommand, OwnError};
 use proto_rules::time::MS;
 use server_store::{Ctx, Store};
+use tokio::sync::Notify;
 
 use super::clock::now;
 use super::connection::{Conn, ConnId};
@@ -71,6 +72,9 @@ pub struct Core {
     pub slow: Option<(Duration, Tick)>,
     foreground: Foreground,
     pub trim: Trim,
+    /// When `tick` is planned, and what makes it come sooner.
+    pub next_tick: Tick,
+    pub sooner: Rc<Notify>,
     /// The newest interval in-sync that is on stable storage.
     durable: u64,
 }
@@ -141,6 +145,8 @@ impl Core {
             slow: None,
             foreground: Foreground::default(),
             trim,
+            next_tick: Tick::ZERO,
+            sooner: Rc::default(),
             durable: in_sync,
         })
     }

@@ -1,5 +1,8 @@
 //! Leases, pins, renewals and locks: what a brick does with them while it leads.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use proto::fop::{
     Acquire, Answer, Done, Fop, Grant, KeyMsg, LeaseKey, Lock, Locked, Mode, Recall, Release,
     Renew, Renewed, TestLock, Want,
@@ -11,6 +14,7 @@ use proto_rules::lease::Lease;
 use proto_rules::lease::table::{Ask, LeaseCommand, Reclaim, ReclaimedLease, term};
 use proto_rules::space::Use;
 use proto_rules::time::MS;
+use tokio::sync::Notify;
 
 use super::admit::Asked;
 use super::clock::{now, wall_ns};
@@ -62,6 +66,7 @@ impl Core {
         if let Some(lead) = &mut self.lead {
             lead.waiting.insert(id, pending);
         }
+        self.tick_sooner();
     }
 
     /// Takes a shared lease for the time of a read that came without one.
@@ -222,10 +227,21 @@ impl Core {
         self.heal_stale(now);
     }
 
-    /// How long until `tick` has something to do.
-    pub fn next_tick_in(&self, now: Tick) -> u64 {
+    /// How long until `tick` has something to do, and what says that it is sooner.
+    pub fn plan_tick(&mut self, now: Tick) -> (Duration, Rc<Notify>) {
         let wake = self.lead.as_ref().and_then(|lead| lead.table.next_wake());
-        wake.map_or(LOOK_EVERY, |at| at.since(now).clamp(MS, LOOK_EVERY))
+        let pause = wake.map_or(LOOK_EVERY, |at| at.since(now).clamp(MS, LOOK_EVERY));
+        self.next_tick = now.after(pause);
+        (Duration::from_nanos(pause), self.sooner.clone())
+    }
+
+    /// The lease table may have something to do before the planned tick: a contended key changes
+    /// hands after some milliseconds.
+    fn tick_sooner(&self) {
+        let wake = self.lead.as_ref().and_then(|lead| lead.table.next_wake());
+        if wake.is_some_and(|at| at < self.next_tick) {
+            self.sooner.notify_one();
+        }
     }
 
     /// A request of class Lead.
@@ -317,6 +333,7 @@ impl Core {
         }
         self.answer(pending, Outcome::Done(Answer::Done(Done {}).into()));
         self.lease_commands(commands);
+        self.tick_sooner();
         self.forget_orphans(unpinned);
     }
 

@@ -130,7 +130,7 @@ async fn serve<I: BrickIo>(
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
     loop {
-        let pause = Duration::from_nanos(brick.core.borrow().next_tick_in(now()));
+        let (pause, sooner) = brick.core.borrow_mut().plan_tick(now());
         tokio::select! {
             command = commands.recv() => match command {
                 Some(BrickCommand::Connect(newcomer)) => connect(brick, io, newcomer),
@@ -151,6 +151,7 @@ async fn serve<I: BrickIo>(
             _ = checkpoint.tick() => start_checkpoint(brick),
             _ = facts.tick() => brick.core.borrow_mut().refresh_facts(),
             () = tokio::time::sleep(pause) => {}
+            () = sooner.notified() => {}
         }
         brick.core.borrow_mut().tick();
     }
