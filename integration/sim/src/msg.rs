@@ -140,8 +140,8 @@ pub enum Done {
         gfids: BTreeSet<Gfid>,
         all: bool,
         current: Interval,
-        /// Inodes whose copy here is stale.
-        stale: BTreeSet<Gfid>,
+        /// All marks of the inodes whose copy here is stale.
+        stale: BTreeSet<(BrickId, Gfid)>,
         /// What the asker did since then may be lost here.
         fallback: Option<Interval>,
     },

@@ -421,7 +421,7 @@ fn what_is_taken_from_a_stale_copy_is_stale() {
     source.stale.mark(brick(1), gfid(1));
     let mut away: Member<u32> = Member::new(brick(2), inc(20));
     away.on_map(&map, 1);
-    let stale = BTreeSet::from([gfid(1)]);
+    let stale = source.marks_of_own();
     let kept = away.keeps(brick(1), &stale);
     assert!(kept.is_empty());
     let marks = source.marks_for(brick(2), &kept);
@@ -433,8 +433,37 @@ fn what_is_taken_from_a_stale_copy_is_stale() {
     let mut there: Member<u32> = Member::new(brick(2), inc(20));
     there.on_map(&map, 1);
     there.stale.mark(brick(1), gfid(1));
-    assert_eq!(there.keeps(brick(1), &stale), stale);
+    assert_eq!(there.keeps(brick(1), &stale), BTreeSet::from([gfid(1)]));
     assert!(there.keeps(brick(1), &BTreeSet::new()).is_empty(), "healed meanwhile");
+}
+
+/// Seed 9354. A's copy is good, C's is marked; A goes, C is alone, B takes C's copy (marked, too)
+/// and leads. A, which knows C's mark only, still has the one good copy, and keeps it.
+#[test]
+fn the_last_good_copy_is_kept_whoever_leads_when_it_returns() {
+    let mut a: Member<u32> = Member::new(brick(1), inc(10));
+    a.stale.mark(brick(3), gfid(1));
+    let alone = set_map(5, &[(1, Out), (2, Syncing), (3, InSync)]);
+    let mut c: Member<u32> = Member::new(brick(3), inc(30));
+    c.on_map(&alone, 1);
+    c.stale.mark(brick(3), gfid(1));
+    c.stale.mark(brick(2), gfid(2));
+    let mut b: Member<u32> = Member::new(brick(2), inc(20));
+    b.on_map(&alone, 1);
+    let kept = b.keeps(brick(3), &c.marks_of_own());
+    assert!(kept.is_empty(), "it knows of no mark");
+    let marks = c.marks_for(brick(2), &kept);
+    assert_eq!(marks, [(brick(2), gfid(1))]);
+    marks.iter().for_each(|(b, g)| assert!(c.stale.mark(*b, *g)));
+    b.take_over(c.hand_over([]));
+    b.on_map(&set_map(7, &[(1, Syncing), (2, InSync), (3, Out)]), 1);
+    assert!(b.is_lead());
+    let kept = a.keeps(brick(2), &b.marks_of_own());
+    assert_eq!(kept, BTreeSet::from([gfid(1)]), "C's mark is among B's");
+    assert!(b.marks_for(brick(1), &kept).is_empty());
+    // Had it taken B's copy in an earlier attempt, it would be marked itself.
+    b.stale.mark(brick(1), gfid(1));
+    assert!(a.keeps(brick(2), &b.marks_of_own()).is_empty());
 }
 
 /// A lead whose own copy can be healed first does not hand it to a joiner.

@@ -360,8 +360,7 @@ impl Peer {
     fn changed(&self, since: Option<Interval>) -> Done {
         let store = &self.lasting.store;
         let current = self.interval.current();
-        let mine = self.member.stale.iter().filter(|(brick, _)| *brick == self.brick);
-        let stale = mine.map(|(_, gfid)| gfid).collect();
+        let stale = self.member.marks_of_own();
         let fallback = store.facts.fallback.map(Interval);
         match store.book.answer(since) {
             LogAnswer::Since(since) => Done::Changed {

@@ -443,13 +443,22 @@ impl<R: Clone> Member<R> {
         ok
     }
 
-    /// Joiner's side: of the inodes whose copy is stale at the lead, by the lead's word with its
-    /// list, those of which it keeps its own copy. It was in-sync, with a good one, when that
-    /// was marked.
-    pub fn keeps(&self, lead: BrickId, stale: &BTreeSet<Gfid>) -> BTreeSet<Gfid> {
-        let knows = |g: &&Gfid| self.stale.is_stale(lead, **g);
-        let good = |g: &&Gfid| !self.stale.is_stale(self.brick, **g);
-        stale.iter().filter(knows).filter(good).copied().collect()
+    /// Lead's side: the marks of all inodes whose copy is stale here, with each list for a joiner.
+    pub fn marks_of_own(&self) -> BTreeSet<(BrickId, Gfid)> {
+        let own = |gfid: &Gfid| self.stale.is_stale(self.brick, *gfid);
+        self.stale.iter().filter(|(_, gfid)| own(gfid)).collect()
+    }
+
+    /// Joiner's side: of the inodes whose copy is stale at `lead`, by the marks that came with its
+    /// list, those of which it keeps its own copy. It was in-sync, with a good one, when one of
+    /// those marks was made; the others followed from that one (`marks_for`). Not if it is among
+    /// them itself: then it took its copy from a stale one already.
+    pub fn keeps(&self, lead: BrickId, marks: &BTreeSet<(BrickId, Gfid)>) -> BTreeSet<Gfid> {
+        let knows = |g: &Gfid| marks.iter().any(|(b, m)| m == g && self.stale.is_stale(*b, *g));
+        let own = |g: &Gfid| (self.brick, *g);
+        let good = |g: &Gfid| !self.stale.is_stale(self.brick, *g) && !marks.contains(&own(g));
+        let stale = marks.iter().filter(|(brick, _)| *brick == lead).map(|(_, gfid)| *gfid);
+        stale.filter(|g| knows(g) && good(g)).collect()
     }
 
     /// Lead's side: marks that all members note before it pauses for `joiner`, which keeps its
