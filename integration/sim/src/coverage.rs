@@ -73,6 +73,9 @@ pub const EVENTS: &[&str] = &[
     "fault: wedged client",
     "fault: aimed",
     "fault: misanswer",
+    "fault: change cut off by death",
+    "fault: change cut off by a stop",
+    "fault: change cut off by a wedge",
     "fault: client crash",
     "fault: client pause",
 ];

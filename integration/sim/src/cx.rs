@@ -57,6 +57,8 @@ pub struct Cx<'a> {
     pub out: Vec<Out>,
     /// A settle or a marking has begun: a moment to aim a fault at.
     pub rounds: bool,
+    /// A mount sends a change, for the first time.
+    pub changes: bool,
     pub notes: Option<&'a mut Vec<String>>,
 }
 

@@ -13,6 +13,10 @@
 //! Some faults are aimed: shortly after a join, a change of the lead, a settle or a stale mark
 //! the world may lose a member, cut it off, or lose power at all of them.
 //!
+//! A mount's change may be cut off on its way: the frame to one member waits in its connection
+//! (and arrives up to seconds late, or never), while the mount dies, is stopped, or takes no
+//! recall, so that its lease ends and others get it.
+//!
 //! Outside of the budget: a member of the last epoch that stays away for more than 30 s when
 //! all are down (an operator's decision); errors of all disks; silent corruption at rest; a disk
 //! lost while copies are marked stale (the last good copy may be on it).
@@ -170,4 +174,35 @@ pub fn aimed(rng: &mut Rng, cast: Cast, now: Nanos, moment: Moment) -> Vec<(Nano
         _ => plan.extend([(at, Fault::Pause(other)), (end, Fault::Resume(other))]),
     }
     plan
+}
+
+/// A change's frame to one member is held back from now on, and its mount is in trouble at once.
+/// Returns what happens before the frames are sent, what follows, and the event to count.
+pub fn cut_off(
+    rng: &mut Rng,
+    cast: Cast,
+    now: Nanos,
+    client: Proc,
+) -> ((Fault, Vec<(Nanos, Fault)>), &'static str) {
+    let member = rng.index(cast.bricks);
+    let trouble = now + rng.range(2 * MS, 30 * MS);
+    // Its lease ends in a term and a half; then somebody else needs a moment with the key.
+    let end = now + rng.range(1500 * MS, 5000 * MS);
+    let late = end + rng.below(600 * MS);
+    let (event, mut plan) = match rng.below(3) {
+        0 => (
+            "fault: change cut off by death",
+            vec![(trouble, Fault::ClientCrash(client)), (end, Fault::ClientStart(client))],
+        ),
+        1 => (
+            "fault: change cut off by a stop",
+            vec![(trouble, Fault::ClientPause(client)), (end, Fault::Resume(client))],
+        ),
+        _ => (
+            "fault: change cut off by a wedge",
+            vec![(now, Fault::Wedge(client)), (late + MS, Fault::Unwedge(client))],
+        ),
+    };
+    plan.push((late, Fault::Mend(client, member)));
+    ((Fault::OneWayCut(client, member), plan), event)
 }

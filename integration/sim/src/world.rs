@@ -12,7 +12,7 @@ use crate::coverage::Coverage;
 use crate::cx::{Cx, Later, Out, brick_of, peer_of, proc_of};
 use crate::driver::client::Client;
 use crate::driver::peer::{Lasting, Peer, short};
-use crate::faults::{Cast, Fault, Moment, aimed, schedule};
+use crate::faults::{Cast, Fault, Moment, aimed, cut_off, schedule};
 use crate::invariant::{self, Broken, Oracle};
 use crate::model::clock::{Clock, MS, Nanos};
 use crate::model::net::{CONTROL, Chan, DATA, Flight, Net, Proc};
@@ -73,6 +73,8 @@ pub struct World {
     issued: usize,
     /// Aimed faults left for this seed.
     aims: u64,
+    /// Changes left for this seed that are cut off on their way.
+    cut_offs: u64,
     pub quiet: bool,
     finals: Vec<crate::invariant::history::Kind>,
     final_from: Nanos,
@@ -127,6 +129,7 @@ impl World {
             think: 2 * length * (clients * THREADS) as u64 / (OPERATIONS as u64 + 40),
             issued: 0,
             aims: rng.below(4),
+            cut_offs: rng.below(4),
             quiet: false,
             finals: Vec::new(),
             final_from: 0,
@@ -203,13 +206,17 @@ impl World {
             leader: self.pool.leader,
             out: Vec::new(),
             rounds: false,
+            changes: false,
             notes: (self.trace_max > 0).then_some(&mut notes),
         };
         act(self, &mut cx);
         let out = std::mem::take(&mut cx.out);
-        let rounds = std::mem::take(&mut cx.rounds);
+        let (rounds, changes) = (cx.rounds, cx.changes);
         (self.rng, self.cover, self.oracle) = (rng, cover, oracle);
         notes.into_iter().for_each(|n| self.push_note(n));
+        if changes {
+            self.aim_at_change(me);
+        }
         self.perform(me, out);
         if rounds {
             self.aim(Moment::Rounds(me));
@@ -425,6 +432,20 @@ impl World {
         self.aims -= 1;
         self.cover.hit("fault: aimed");
         for (at, fault) in aimed(&mut self.rng, self.cast, self.now, moment) {
+            self.at(at, Event::Fault(fault));
+        }
+    }
+
+    /// Before the frames of a change are on their way.
+    fn aim_at_change(&mut self, client: Proc) {
+        if self.quiet || self.cut_offs == 0 || !self.rng.percent(3) {
+            return;
+        }
+        self.cut_offs -= 1;
+        let ((first, rest), event) = cut_off(&mut self.rng, self.cast, self.now, client);
+        self.cover.hit(event);
+        self.fault(first);
+        for (at, fault) in rest {
             self.at(at, Event::Fault(fault));
         }
     }

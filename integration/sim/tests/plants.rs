@@ -28,13 +28,11 @@ fn without_promises_two_epochs_serve() {
 }
 
 #[test]
-#[ignore = "2 000 seeds do not reach it: late frames of a revoked lease are too rare yet"]
 fn without_lease_numbers_a_late_frame_is_executed() {
     breaks(Plant::NoLeaseNumbers, 1, &[REGISTERS, NAMES, DIFFER, LOST]);
 }
 
 #[test]
-#[ignore = "one seed in 500: not shown with the present world yet"]
 fn without_settling_members_differ_in_what_a_dead_session_left() {
     breaks(Plant::NoSettle, 1, &[REGISTERS, NAMES, DIFFER, LOST]);
 }

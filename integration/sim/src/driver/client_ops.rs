@@ -350,6 +350,7 @@ impl Client {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let (txn, commands) = Txn::start(targets, op.deadline);
         (op.txn, op.seq, op.stamp, op.under) = (Some(txn), seq, stamp, under);
+        cx.changes = true;
         self.run_txn(cx, id, commands);
     }
 
