@@ -254,3 +254,15 @@ fn a_restarted_lead_is_asked_from_the_beginning() {
     let commands = joiner.on_list(at(3000), left(0, 0), Interval(22));
     assert_eq!(commands, [JoinCommand::CopyList], "what was copied before is compared again");
 }
+
+/// Trap 11: only C had a dying session's frame, and nobody else lists what it touched. Seed 53:
+/// the lead fell back behind what C has on disk.
+#[test]
+fn trap_11_a_joiner_adds_its_own_entries_to_the_leads_list() {
+    let book = LogBook::of_new_set();
+    assert_eq!(book.own_list(Interval(7), None), LogAnswer::Since(Interval(6)));
+    assert_eq!(book.own_list(Interval(7), Some(Interval(9))), LogAnswer::Since(Interval(6)));
+    assert_eq!(book.own_list(Interval(7), Some(Interval(4))), LogAnswer::Since(Interval(3)));
+    let rebuilt = LogBook::new(Interval(5));
+    assert_eq!(rebuilt.own_list(Interval(7), Some(Interval(4))), LogAnswer::Everything);
+}

@@ -77,7 +77,7 @@ fn refused(verdict: Verdict<u32>) -> Refusal {
 }
 
 #[test]
-fn a_change_is_executed_once_and_replayed() {
+fn trap_18_a_change_is_executed_once_and_replayed() {
     let mut member = follower(&in_sync(5, &[1, 2]));
     let head = change(5, 1, 1, number(5, 1));
     assert_eq!(member.admit(at(0), &head, None), Verdict::Execute);
@@ -152,7 +152,7 @@ fn a_joiner_honours_leases_from_before_its_first_map() {
 }
 
 #[test]
-fn sessions_are_named_anew_by_a_new_lead() {
+fn trap_15_sessions_are_named_anew_by_a_new_lead() {
     let mut member = follower(&in_sync(5, &[1, 2]));
     member.on_map(&in_sync(6, &[1, 2]), 1);
     assert_eq!(member.admit(at(0), &read(6, 1, true), None), Verdict::Serve);
@@ -510,4 +510,26 @@ fn an_unfinished_mark_of_the_last_copy_is_dropped() {
     assert!(member.unfinished(&mark).is_empty(), "brick 2 has a good one");
     member.on_map(&set_map(6, &[(1, InSync), (2, Out)]), 1);
     assert_eq!(member.unfinished(&mark), mark);
+}
+
+/// Seed 1047. B was healed, and drops its mark first; A dies before it has dropped its own. B is
+/// alone with a good copy, and knows that. (In the other order it would take it for stale.)
+#[test]
+fn the_healed_member_is_good_when_the_round_is_cut_off() {
+    let map = in_sync(5, &[1, 2]);
+    let (mut a, _, _) = lead(&map);
+    let mut b = follower(&map);
+    for member in [&mut a, &mut b] {
+        assert!(member.stale.mark(brick(2), gfid(1)));
+    }
+    assert!(a.begin_marking(&[]));
+    b.stale.clear(brick(2), gfid(1));
+    b.on_map(&set_map(6, &[(1, Out), (2, InSync)]), 1);
+    assert!(b.stale.iter().next().is_none());
+    // A returns and takes B's marks over: its own was never cleared.
+    a.on_map(&set_map(6, &[(1, Syncing), (2, InSync)]), 1);
+    assert!(a.keeps(brick(2), &b.marks_of_own()).is_empty());
+    assert!(b.marks_for(brick(1), &BTreeSet::new()).is_empty());
+    a.take_over(b.hand_over([]));
+    assert!(a.stale.iter().next().is_none());
 }

@@ -173,6 +173,19 @@ fn trap_21_a_cut_link_evicts_by_order_and_never_the_lead() {
     assert_eq!(choose_eviction(&map, &silent(&[]), &lacks(&[])), None);
 }
 
+/// Trap 21: the order alone would take it.
+#[test]
+fn trap_21_a_lead_that_is_last_in_order_is_not_evicted() {
+    let mut map = in_sync(5, &[1, 2, 3]);
+    map.lead = Some(brick(3));
+    for pairs in [&[(2, 3)][..], &[(3, 2)], &[(2, 3), (3, 2)]] {
+        assert_eq!(choose_eviction(&map, &silent(&[]), &lacks(pairs)), Some(brick(2)));
+    }
+    // Both others are dead: the lead's turn would come last.
+    let dead = lacks(&[(1, 2), (1, 3)]);
+    assert_eq!(choose_eviction(&map, &silent(&[2, 3]), &dead), Some(brick(2)));
+}
+
 /// A member whose own link is bad is cut off from all others: it goes, the lead too, and not
 /// first everybody else.
 #[test]

@@ -172,11 +172,9 @@ impl Peer {
         current: Interval,
     ) -> Vec<JoinCommand> {
         let store = &self.lasting.store;
-        // From before the lead's own loss of memory on, if that is earlier: what this brick has
-        // on disk of that time the lead may lack, and not know of.
         let fallback = self.joiner.as_ref().and_then(|sink| sink.fallback);
         let own = Interval(store.facts.checkpoint);
-        let own = match store.book.answer(Some(fallback.map_or(own, |f| f.min(own)))) {
+        let own = match store.book.own_list(own, fallback) {
             LogAnswer::Since(since) => store.changed_since(since.0),
             LogAnswer::Everything => store.live.keys().copied().collect(),
         };

@@ -117,6 +117,14 @@ impl LogBook {
         }
     }
 
+    /// What a joiner adds of its own log to the lead's list: all since its last checkpoint (trap
+    /// 11: what nobody else lists may be among it), and since the lead's last checkpoint before
+    /// that lost its memory, if it is earlier: what this member has of that time on disk the lead
+    /// may lack, and not know of.
+    pub fn own_list(&self, checkpoint: Interval, lead_fell_back: Option<Interval>) -> LogAnswer {
+        self.answer(Some(lead_fell_back.map_or(checkpoint, |lead| lead.min(checkpoint))))
+    }
+
     /// Below which interval entries may be deleted. `oldest_kept`: what the size bound of the
     /// log still allows; beyond it the log forgets, and says so.
     pub fn trim(&mut self, map: &SetMap, oldest_kept: Interval) -> Interval {

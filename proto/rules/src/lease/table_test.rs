@@ -314,6 +314,41 @@ fn trap_28_a_contended_key_is_held_for_a_moment() {
     assert!(!table.contended(at(9000), key(1)));
 }
 
+/// Trap 28: the third in a row waits for the holder's moment, and no longer.
+#[test]
+fn trap_28_a_bouncing_key_is_not_recalled_before_its_moment_is_over() {
+    let mut table = serving(5);
+    let first = take(&mut table, 0, W, 1, Mode::Exclusive);
+    assert_eq!(recalls(&table.ask(at(100), wish(M, 1, 1, Mode::Exclusive))).len(), 1);
+    let second = one_grant(&table.on_return(at(101), W, first, Mode::None, false));
+    assert_eq!(recalls(&table.ask(at(200), wish(W, 2, 1, Mode::Exclusive))).len(), 1);
+    one_grant(&table.on_return(at(201), M, second, Mode::None, false));
+    assert!(table.contended(at(202), key(1)));
+    assert!(table.ask(at(202), wish(M, 3, 1, Mode::Exclusive)).is_empty(), "W has just got it");
+    assert!(table.tick(at(210)).is_empty());
+    assert_eq!(recalls(&table.tick(at(211))), [(W, Mode::None)]);
+}
+
+/// Trap 48: W lives, its lease is revoked; whoever asks, new or waiting, waits for the settling.
+#[test]
+fn trap_48_a_revoked_lease_is_settled_before_anybody_has_the_key() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    assert_eq!(recalls(&table.ask(at(100), wish(M, 1, 1, Mode::Exclusive))).len(), 1);
+    let commands = live(&mut table, 300, 2500, &[W, M, N]);
+    let scope = SettleScope { session: W, key: Some(key(1)) };
+    let settles =
+        |c: &LeaseCommand| matches!(c, LeaseCommand::Settle { scope: s, .. } if *s == scope);
+    assert!(commands.iter().any(|(_, c)| settles(c)), "{commands:?}");
+    assert!(table.settling());
+    assert!(table.ask(at(2501), wish(N, 2, 1, Mode::Shared)).is_empty());
+    let only = Ask { only_if_free: true, ..wish(N, 3, 1, Mode::Shared) };
+    assert!(granted(&table.ask(at(2502), only)).is_empty());
+    assert!(granted(&table.tick(at(2503))).is_empty());
+    assert_eq!(granted(&table.settled(at(2504), scope))[0].0, M);
+    assert!(!table.settling());
+}
+
 /// Trap 58: a slot from a set at epoch 90 comes to one at epoch 3.
 #[test]
 fn trap_58_numbers_start_from_the_later_of_epoch_and_flip() {
