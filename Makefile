@@ -11,7 +11,7 @@ PROGRAMS := brickd brick mount.brick
 export TARGET BIN
 
 .DEFAULT_GOAL := build
-.PHONY: help needs build demo demo-stop test bench soak fix install deb
+.PHONY: help needs build demo demo-stop test bench soak mutants fix install deb
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,10 @@ soak: build ## kill tests, 20 rounds (an hour, root); SEEDS=n, PLANT=name|list, 
 	@BRICK_ROUNDS=$${BRICK_ROUNDS:-20} BRICK_FULL=1 BRICK_SUITE_LIMIT=14400 sh integration/suite/test.sh \
 		harness cluster semantics promises stranger format kill mount_kill faults scenarios apps demo
 endif
+
+mutants: ## mutation testing of the rules (hours; FILE=proto/rules/src/... for one file)
+	@cargo mutants --version >/dev/null 2>&1 || { echo "cargo-mutants is not installed: cargo install --locked cargo-mutants --version 25.3.1" >&2; exit 1; }
+	cargo mutants --output target -p proto-rules --timeout 30 $(if $(FILE),--file $(FILE)) -- --lib
 
 fix: ## format, and apply what clippy can
 	cargo fmt --all

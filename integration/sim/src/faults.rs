@@ -176,14 +176,17 @@ pub fn aimed(rng: &mut Rng, cast: Cast, now: Nanos, moment: Moment) -> Vec<(Nano
     plan
 }
 
+/// A change that is cut off on its way.
+pub struct CutOff {
+    /// Before the frames are sent.
+    pub first: Fault,
+    pub plan: Vec<(Nanos, Fault)>,
+    /// What is counted.
+    pub event: &'static str,
+}
+
 /// A change's frame to one member is held back from now on, and its mount is in trouble at once.
-/// Returns what happens before the frames are sent, what follows, and the event to count.
-pub fn cut_off(
-    rng: &mut Rng,
-    cast: Cast,
-    now: Nanos,
-    client: Proc,
-) -> ((Fault, Vec<(Nanos, Fault)>), &'static str) {
+pub fn cut_off(rng: &mut Rng, cast: Cast, now: Nanos, client: Proc) -> CutOff {
     let member = rng.index(cast.bricks);
     let trouble = now + rng.range(2 * MS, 30 * MS);
     // Its lease ends in a term and a half; then somebody else needs a moment with the key.
@@ -204,5 +207,5 @@ pub fn cut_off(
         ),
     };
     plan.push((late, Fault::Mend(client, member)));
-    ((Fault::OneWayCut(client, member), plan), event)
+    CutOff { first: Fault::OneWayCut(client, member), plan, event }
 }

@@ -12,7 +12,7 @@ use crate::coverage::Coverage;
 use crate::cx::{Cx, Later, Out, brick_of, peer_of, proc_of};
 use crate::driver::client::Client;
 use crate::driver::peer::{Lasting, Peer, short};
-use crate::faults::{Cast, Fault, Moment, aimed, cut_off, schedule};
+use crate::faults::{Cast, CutOff, Fault, Moment, aimed, cut_off, schedule};
 use crate::invariant::{self, Broken, Oracle};
 use crate::model::clock::{Clock, MS, Nanos};
 use crate::model::net::{CONTROL, Chan, DATA, Flight, Net, Proc};
@@ -442,10 +442,10 @@ impl World {
             return;
         }
         self.cut_offs -= 1;
-        let ((first, rest), event) = cut_off(&mut self.rng, self.cast, self.now, client);
+        let CutOff { first, plan, event } = cut_off(&mut self.rng, self.cast, self.now, client);
         self.cover.hit(event);
         self.fault(first);
-        for (at, fault) in rest {
+        for (at, fault) in plan {
             self.at(at, Event::Fault(fault));
         }
     }

@@ -473,7 +473,43 @@ fn a_lead_with_a_stale_copy_heals_it_before_a_pause() {
     member.stale.mark(brick(1), gfid(1));
     assert!(!member.pause(at(0), Epoch(5), JOIN_PAUSE));
     member.stale.clear(brick(1), gfid(1));
+    // Where nobody has a better one, or another member's is stale, it need not wait.
+    member.stale.mark(brick(2), gfid(2));
     assert!(member.pause(at(0), Epoch(5), JOIN_PAUSE));
+    member.resume();
+    member.stale.mark(brick(1), gfid(2));
+    assert!(member.pause(at(0), Epoch(5), JOIN_PAUSE));
+}
+
+/// Trap 15: nor does the lead itself serve who has not said hello, and what the lead calls dead
+/// is served by nobody; with a forgotten session goes its window.
+#[test]
+fn trap_15_a_session_that_is_unknown_or_has_ended_is_not_served() {
+    let (mut member, table, number) = lead(&in_sync(5, &[1, 2]));
+    let stranger = Head { session: SessionId(99), ..change(5, 1, 1, number) };
+    let refusal = refused(member.admit(at(0), &stranger, Some(&table)));
+    assert_eq!(refusal, Refusal::UnknownSession);
+    let hello = Head { session: SessionId(99), class: Class::Lead, ..change(5, 0, 1, number) };
+    assert_eq!(member.admit(at(0), &hello, Some(&table)), Verdict::Serve);
+
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    let first = change(5, 1, 1, LeaseNumber { base: 5, counter: 1 });
+    assert_eq!(member.admit(at(0), &first, None), Verdict::Execute);
+    member.finish(W, Seq(1), 0);
+    member.session_ended(W, false);
+    assert_eq!(member.windows.unsettled(None, None).len(), 1, "it is settled first");
+    assert_eq!(member.admit(at(1), &first, None), Verdict::Hold(Hold::AskSession));
+    member.session_ended(W, true);
+    assert!(member.windows.sessions().next().is_none());
+}
+
+/// The volume's `min-in-sync` may change without a new epoch.
+#[test]
+fn a_map_of_the_same_epoch_is_taken() {
+    let mut member = follower(&in_sync(5, &[1, 2]));
+    member.on_map(&in_sync(5, &[1, 2]), 3);
+    let first = change(5, 1, 1, LeaseNumber { base: 5, counter: 1 });
+    assert_eq!(refused(member.admit(at(0), &first, None)), Refusal::TooFewInSync);
 }
 
 /// It touches nothing, so no settling would ever clear it where it was executed.

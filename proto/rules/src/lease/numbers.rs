@@ -202,6 +202,10 @@ mod tests {
         joiner.import(lead.floor(), lead.dead_below(), lead.export());
         assert_eq!(joiner.check(key(2), number(5, 1)), NumberVerdict::Old);
         assert_eq!(joiner.check(key(1), number(5, 1)), NumberVerdict::AskLead);
+        assert!(!joiner.may_reclaim(key(1), number(5, 1)), "forgotten");
+        lead.new_lead(Epoch(6));
+        joiner.import(lead.floor(), lead.dead_below(), lead.export());
+        assert_eq!(joiner.check(key(2), number(5, 2)), NumberVerdict::Old);
     }
 
     /// Trap 58: the base is the later of epoch and flip, so numbers compare across sets.
