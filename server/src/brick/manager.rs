@@ -5,7 +5,7 @@
 //!
 //! Assumes: the pool calls `start` again and again for every brick that should be served.
 //!
-//! Promises: a brick reports its new incarnation until the map names it; a brick that failed
+//! Promises: a brick reports its new incarnation until it is in-sync; a brick that failed
 //! leaves its set and is not started again by itself; a clean stop leaves the set first, so
 //! that nobody waits for promises to run out.
 //!
@@ -41,7 +41,7 @@ use crate::pool::membership::{Lack, Report};
 use crate::pool::{Pool, PoolError};
 use crate::promise::{Board, Reports};
 
-/// A started brick says so again until the map names its incarnation.
+/// A started brick says so again until the map has its incarnation in-sync.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A leave that no majority takes does not hold up the end of the daemon.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -263,7 +263,16 @@ fn fresh_number() -> Result<u64, String> {
     Ok(u64::from_le_bytes(bytes).max(1))
 }
 
-/// Passes maps on to a brick and the board, and reports the brick until a map names it.
+/// Whether the pool's leader is still to be told of a started brick. Also of one that is named and
+/// catches up: if all in-sync members are lost meanwhile, the leader chooses among those it hears
+/// of, and a new leader, or one in a new epoch, remembers no report.
+fn to_be_reported(map: &VolumeMap, report: &BrickReport) -> bool {
+    !map.member(report.brick).is_some_and(|(_, member)| {
+        member.incarnation == report.incarnation && member.state == MemberState::InSync
+    })
+}
+
+/// Passes maps on to a brick and the board, and reports the brick until it is in-sync.
 async fn follow(
     manager: Arc<Manager>,
     handle: BrickHandle,
@@ -285,10 +294,8 @@ async fn follow(
                 }
             }
             _ = every.tick() => {
-                let named = maps.borrow().member(report.brick).is_some_and(|(_, member)| {
-                    member.incarnation == report.incarnation && member.state != MemberState::Out
-                });
-                if !named && !handle.gate.failed() {
+                let due = to_be_reported(&maps.borrow(), &report);
+                if due && !handle.gate.failed() {
                     manager.pool.report(Report::BrickUp { set, report: report.clone() }).await;
                 }
             }
@@ -584,5 +591,54 @@ impl Reports for FromBoard {
             // Full: the pause ends by its length.
             let _ = handle.inbox.try_send(BrickCommand::JoinEnded);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::SetId;
+    use proto::map::{MemberMap, SLOTS, SetMap};
+    use proto::options::VolumeOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_started_brick_reports_until_it_is_in_sync() {
+        let brick = BrickId::random();
+        let mut map = VolumeMap {
+            volume: VolumeId::random(),
+            name: "gv0".into(),
+            version: 1,
+            stripe: 1,
+            stripe_block: 1 << 20,
+            replica: 1,
+            started: true,
+            sets: vec![SetMap {
+                id: SetId(0),
+                epoch: Epoch(5),
+                lead: None,
+                members: vec![MemberMap {
+                    brick,
+                    peer: PeerId::random(),
+                    path: "/b".into(),
+                    state: MemberState::Syncing,
+                    incarnation: Incarnation(7),
+                    reason: String::new(),
+                }],
+            }],
+            slots: vec![SetId(0); SLOTS.into()],
+            peers: Vec::new(),
+            options: VolumeOptions::default(),
+        };
+        let report = |incarnation| BrickReport {
+            brick,
+            incarnation: Incarnation(incarnation),
+            memory_intact: true,
+            durable: Epoch(4),
+        };
+        assert!(to_be_reported(&map, &report(7)), "named, but not in-sync");
+        map.sets[0].members[0].state = MemberState::InSync;
+        assert!(to_be_reported(&map, &report(8)), "another incarnation");
+        assert!(!to_be_reported(&map, &report(7)));
     }
 }
