@@ -156,6 +156,7 @@ fops! {
     97 Inspect(Inspect) -> Inspected, Peer;
     98 InspectDir(InspectDir) -> Entries, Peer;
     99 BlockSums(BlockSums) -> BlockSumList, Peer;
+    /// Payload: none, or a small file's whole content.
     100 Install(Install) -> Done, Peer;
     /// Payload: the bytes to install at an offset, times untouched.
     101 InstallData(InstallData) -> Done, Peer;
@@ -179,7 +180,7 @@ fops! {
 #[derive(Clone, Debug)]
 pub struct Call {
     pub fop: Fop,
-    /// Bulk data of `Write`, `Create` and `InstallData`; empty otherwise.
+    /// Bulk data of `Write`, `Create`, `Install` and `InstallData`; empty otherwise.
     pub payload: Bytes,
     /// Who asks, for rules that depend on it (ownership of new inodes stands in the fop).
     pub caller: Caller,

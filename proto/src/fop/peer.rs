@@ -23,6 +23,13 @@ pub struct Changed {
     /// joiner's next list holds only them.
     #[prost(bool, tag = "4")]
     pub advance: bool,
+    /// Not one item for each inode, but one for each interval too, in (interval, gfid) order:
+    /// the log as it stands, for a joiner that takes it over.
+    #[prost(bool, tag = "5")]
+    pub rows: bool,
+    /// With `rows`: page on from after (this, `after`).
+    #[prost(uint64, tag = "6")]
+    pub after_interval: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -53,17 +60,25 @@ pub struct ChangedItem {
     /// Attributes or xattrs changed.
     #[prost(bool, tag = "3")]
     pub attrs: bool,
-    /// 1 MiB extents of data that changed, ascending; `all_data` instead when there are many.
+    /// Blocks (of BLOCK_BYTES) of data that changed, ascending; `all_data` instead when there are
+    /// many.
     #[prost(uint64, repeated, tag = "4")]
     pub extents: Vec<u64>,
     #[prost(bool, tag = "5")]
     pub all_data: bool,
+    /// The newest interval in which it changed.
+    #[prost(uint64, tag = "6")]
+    pub interval: u64,
 }
 
+/// The payload of the answer is the whole content of a file that is dense, of at most `data_max`
+/// bytes and at hand; else there is none.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Inspect {
     #[prost(message, required, tag = "1")]
     pub gfid: Gfid,
+    #[prost(uint32, tag = "2")]
+    pub data_max: u32,
 }
 
 /// Everything about an inode but its data and, for a directory, its names.
@@ -107,7 +122,7 @@ pub struct InspectDir {
     pub tidy: bool,
 }
 
-/// Bytes of a block of `BlockSums`.
+/// Bytes of a block of `BlockSums`, and of the change log.
 pub const BLOCK_BYTES: u64 = 128 << 10;
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -132,7 +147,8 @@ pub struct BlockSumList {
 }
 
 /// Makes an inode (parked, without a name) or makes an existing one equal: attributes, xattrs,
-/// size, times and meta record exactly as given.
+/// size, times and meta record exactly as given. A payload, with `finish` only, is the file's whole
+/// content.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Install {
     #[prost(message, required, tag = "1")]

@@ -326,10 +326,12 @@ impl Core {
         self.member.in_sync() && now() < self.setup.gate.serve_until()
     }
 
-    /// From here on this brick's log answers for what the lead's did.
-    pub fn take_over_log(&mut self, items: &[ChangedItem], complete_since: u64) -> bool {
+    /// Part of the lead's log; from the last part on this brick's answers for what that did.
+    pub fn take_over_log(&mut self, items: &[ChangedItem], complete_since: Option<u64>) -> bool {
         let interval = self.interval.current();
-        self.store.take_over_log(items, interval, complete_since).is_ok()
+        let taken = self.store.take_over_log(items, interval, complete_since).is_ok();
+        self.interval.at_least(self.store.interval(), now());
+        taken
     }
 
     /// Free space and checkpoint for the pings; now and then, it costs a system call.

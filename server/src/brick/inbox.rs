@@ -39,7 +39,7 @@ pub enum BrickCommand {
     /// Of this peer's own heal, before the join: what the lead's log holds.
     TakeOverLog {
         items: Vec<ChangedItem>,
-        complete_since: u64,
+        complete_since: Option<u64>,
         answer: oneshot::Sender<bool>,
     },
     /// Of this peer's own heal: how far it has come.

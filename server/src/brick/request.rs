@@ -198,6 +198,7 @@ fn payload_fits(fop: &Fop, bytes: usize) -> bool {
     match fop {
         Fop::Write(a) => a.len == bytes as u64,
         Fop::InstallData(a) if !a.hole => a.len == bytes as u64,
+        Fop::Install(a) => bytes == 0 || (a.finish && a.image.attr.size == bytes as u64),
         // A new file's data; the state that a joiner takes over.
         Fop::Create(_) | Fop::TakeOver(_) => true,
         _ => bytes == 0,

@@ -28,6 +28,29 @@ impl Side for Local {
     }
 }
 
+/// A store that counts what it is asked.
+struct Counted {
+    local: Arc<Local>,
+    calls: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+impl Counted {
+    fn new(local: &Arc<Local>) -> Arc<Counted> {
+        Arc::new(Counted { local: local.clone(), calls: Mutex::default() })
+    }
+
+    fn calls(&self) -> Vec<(&'static str, usize)> {
+        self.calls.lock().expect("fine").clone().into_iter().collect()
+    }
+}
+
+impl Side for Counted {
+    fn call(&self, call: Call) -> Answered<'_> {
+        *self.calls.lock().expect("fine").entry(call.fop.op().name()).or_default() += 1;
+        self.local.call(call)
+    }
+}
+
 pub struct Pair {
     pub a: Arc<Local>,
     pub b: Arc<Local>,
@@ -231,6 +254,61 @@ fn an_inode_whose_data_is_said_to_be_equal_is_not_read() {
     assert_eq!(progress.snapshot().bytes, 0);
     let page = InspectDir { gfid: Gfid::ROOT, limit: 10, ..InspectDir::default() };
     assert!(block_on(pair.b.call(Call::new(page))).is_ok());
+}
+
+/// A look at both sides, and everything in one piece.
+#[test]
+fn a_small_file_that_changed_costs_three_requests() {
+    let mut pair = Pair::new();
+    for id in 1..=10 {
+        let file = pair.create(true, Gfid::ROOT, &format!("f{id}"), id, false);
+        pair.write(true, file, 0, &[id; 9000]);
+        pair.write(false, file, 0, &[id + 100; 8000]);
+    }
+    let mut items = logged(&pair);
+    items.retain(|item| !item.names);
+    assert_eq!(items.len(), 10);
+    let (from, to) = (Counted::new(&pair.a), Counted::new(&pair.b));
+    let round = Round::new(from.clone(), to.clone(), Arc::default());
+    block_on(round.run(items)).expect("both stores are healthy");
+    assert_eq!(from.calls(), [("Inspect", 10)]);
+    assert_eq!(to.calls(), [("Inspect", 10), ("Install", 10)]);
+    pair.assert_equal();
+}
+
+/// The same for one that the sink lacks, and its name.
+#[test]
+fn a_small_file_that_is_new_costs_four_requests() {
+    let mut pair = Pair::new();
+    for id in 1..=10 {
+        let file = pair.create(false, Gfid::ROOT, &format!("f{id}"), id, false);
+        pair.write(false, file, 0, &[id; 9000]);
+    }
+    let root = Item { gfid: Gfid::ROOT, names: true, data: Data::None, deep: false };
+    let (from, to) = (Counted::new(&pair.a), Counted::new(&pair.b));
+    let round = Round::new(from.clone(), to.clone(), Arc::default());
+    block_on(round.run(vec![root])).expect("both stores are healthy");
+    // Two looks at the directory itself: before its names and after them.
+    assert_eq!(from.calls(), [("Inspect", 12), ("InspectDir", 1)]);
+    let names = [("Inspect", 12), ("InspectDir", 1), ("Install", 11), ("InstallName", 10)];
+    assert_eq!(to.calls(), names);
+    pair.assert_equal();
+}
+
+/// Several extents at once, holes and what was cut off too.
+#[test]
+fn a_big_file_is_copied_where_it_changed() {
+    let mut pair = Pair::new();
+    let file = pair.create(true, Gfid::ROOT, "big", 1, false);
+    pair.write(true, file, 0, &vec![1; 3 << 20]);
+    for at in [0, 5 << 17, 19 << 17] {
+        pair.write(false, file, at, b"changed");
+    }
+    pair.write(false, file, 40 << 20, b"far away");
+    let progress = pair.run(logged(&pair));
+    pair.assert_equal();
+    let copied = progress.snapshot().bytes;
+    assert!(copied <= 4 * proto::fop::BLOCK_BYTES, "four blocks, not {copied} bytes");
 }
 
 /// What a create left that a kill cut off has no record: no listing shows it, and the heal of

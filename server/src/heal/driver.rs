@@ -235,7 +235,7 @@ impl Surroundings for World {
         self.side(self.handle.identity.brick)
     }
 
-    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: u64) -> Waits<'_, ()> {
+    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: Option<u64>) -> Waits<'_, ()> {
         Box::pin(async move {
             let (answer, taken) = oneshot::channel();
             let command = BrickCommand::TakeOverLog { items, complete_since, answer };

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use super::list::{self, Listing};
 use super::pace::Pace;
 use super::progress::Progress;
-use super::rest::{self, Rest};
+use super::rest::{self, Log, Rest};
 use super::round::{Item, Round};
 use super::side::{self, HealError, Side, Waits};
 use crate::brick::now;
@@ -61,8 +61,9 @@ pub trait Surroundings: Send + Sync {
     fn note(&self, resume: Resume) -> Waits<'_, ()>;
     fn side_of(&self, brick: BrickId) -> Arc<dyn Side>;
     fn own_side(&self) -> Arc<dyn Side>;
-    /// Our change log answers for what `items` name, as the lead's did since `complete_since`.
-    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: u64) -> Waits<'_, ()>;
+    /// Files `items` of the lead's log in ours; with `complete_since`, which comes with the last
+    /// of them, ours answers for all that the lead's did.
+    fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: Option<u64>) -> Waits<'_, ()>;
     /// Promises the members of `epoch` to stay in it. False: it has ended.
     fn offer(&self, epoch: Epoch) -> bool;
     /// Asks one member to agree to the join.
@@ -135,7 +136,8 @@ fn control(what: &str) -> HealError {
 enum Step {
     Listed(Listing),
     Copied,
-    Checkpointed(ChangedList),
+    /// What the lead's log, taken over, is complete since; `None` in a pause.
+    Checkpointed(Option<u64>),
     Paused(Box<Rest>),
     PauseRefused,
     Rest,
@@ -163,8 +165,8 @@ struct Job<'w> {
     /// From which interval it was asked.
     asked: u64,
     items: Vec<Item>,
-    /// The lead's whole log, to be taken over.
-    log: Option<(BrickId, ChangedList)>,
+    /// Whose log ours has taken over.
+    log: Option<(BrickId, Log)>,
     /// Of the pause under way.
     rest: Option<Box<Rest>>,
     pausing: Option<Epoch>,
@@ -256,8 +258,10 @@ impl<'w> Job<'w> {
                 self.rules.on_copied(now())
             }
             Step::Checkpointed(log) => {
-                let (lead, _) = self.lead()?;
-                self.log = Some((lead, log));
+                if let Some(complete_since) = log {
+                    let (lead, _) = self.lead()?;
+                    self.log = Some((lead, Log { complete_since, later: Vec::new() }));
+                }
                 self.rules.on_checkpoint()
             }
             Step::Paused(rest) => {
@@ -286,7 +290,8 @@ impl<'w> Job<'w> {
         if let Some((from, log)) = &mut self.log
             && *from == lead
         {
-            log.items = list::merged(&[log, &listing.list]);
+            let known = ChangedList { items: std::mem::take(&mut log.later), ..Default::default() };
+            log.later = list::merged(&[&known, &listing.list]);
         }
         self.items = items;
         self.rules.on_list(now(), left, Interval(listing.list.current))
@@ -387,10 +392,14 @@ impl<'w> Job<'w> {
 
     fn checkpoint(&mut self) -> Result<Work<'w>, HealError> {
         let (_, from) = self.lead()?;
-        let to = self.to.clone();
+        let (to, world, in_pause) = (self.to.clone(), self.world, self.pausing.is_some());
         self.progress.phase("checkpoint", self.rounds);
         Ok(Box::pin(async move {
-            let log = list::whole_log(&*from).await?;
+            // In the pause it is there already, and changes wait.
+            let log = match in_pause {
+                true => None,
+                false => Some(list::copy_log(&*from, world).await?),
+            };
             side::done(&*to, Call::new(Checkpoint {})).await?;
             Ok(Step::Checkpointed(log))
         }))
@@ -445,7 +454,9 @@ impl<'w> Job<'w> {
     }
 
     fn copy_rest(&mut self) -> Result<Work<'w>, HealError> {
-        let round = self.round()?;
+        // At full speed: the clients wait for its end.
+        let (_, from) = self.lead()?;
+        let round = Round::new(from, self.to.clone(), self.progress.clone());
         let (rest, log) = (self.rest.take(), self.log.clone());
         let (Some(rest), Some((_, log))) = (rest, log) else {
             return Err(control("the pause brought no list"));

@@ -45,6 +45,7 @@ struct World {
     from: Arc<dyn Side>,
     to: Arc<dyn Side>,
     notes: Mutex<Vec<Resume>>,
+    log: Mutex<Vec<ChangedItem>>,
     agrees: AtomicBool,
     withdrawn: AtomicUsize,
 }
@@ -85,6 +86,7 @@ impl World {
             from: Arc::new(Hooked { local: pair.a.clone(), hook }),
             to: Arc::new(Hooked { local: pair.b.clone(), hook: Box::new(|_| None) }),
             notes: Mutex::default(),
+            log: Mutex::default(),
             agrees: AtomicBool::new(true),
             withdrawn: AtomicUsize::new(0),
         }
@@ -130,8 +132,10 @@ impl Surroundings for World {
         self.to.clone()
     }
 
-    fn take_over_log(&self, items: Vec<ChangedItem>, _: u64) -> Waits<'_, ()> {
-        assert!(!items.is_empty(), "the lead's log goes with it");
+    fn take_over_log(&self, items: Vec<ChangedItem>, since: Option<u64>) -> Waits<'_, ()> {
+        let mut log = self.log.lock().expect("fine");
+        log.extend(items);
+        assert!(since.is_none() || !log.is_empty(), "the lead's log comes before its mark");
         Box::pin(std::future::ready(Ok(())))
     }
 

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 
-use proto::fop::{ChangedItem, ChangedList};
+use proto::fop::{BLOCK_BYTES, ChangedItem, ChangedList};
 use proto::{BrickId, Gfid};
 use proto_rules::heal::joiner::Left;
 
+use super::job::Surroundings;
 use super::round::{self, Item};
 use super::side::{self, HealError, Side};
 
-/// Bytes of a change-log extent.
-const EXTENT_BYTES: u64 = 1 << 20;
 /// Taken for the size of a tree that nobody has counted.
 const EVERYTHING_INODES: u64 = 1_000_000;
 
@@ -88,18 +87,30 @@ impl Listing {
         let items = lists.flat_map(|l| &l.items);
         items.fold(Left::default(), |left, item| Left {
             inodes: left.inodes + 1,
-            bytes: left.bytes + item.extents.len() as u64 * EXTENT_BYTES,
+            bytes: left.bytes + item.extents.len() as u64 * BLOCK_BYTES,
         })
     }
 }
 
-/// Everything that the lead's log holds: a member that is away may ask us one day.
+/// Files in our log what the lead's holds, each in its own interval: a member that is away may
+/// ask us one day. Returns since when the lead's is complete. What is logged there meanwhile is
+/// in the lists that follow.
 ///
 /// # Errors
-/// The lead failed.
-pub async fn whole_log(from: &dyn Side) -> Result<ChangedList, HealError> {
-    let complete_since = side::changed(from, u64::MAX, false).await?.complete_since;
-    side::changed(from, complete_since, false).await
+/// Either brick failed.
+pub async fn copy_log(from: &dyn Side, world: &dyn Surroundings) -> Result<u64, HealError> {
+    let mut after = (0, Gfid::NIL);
+    let mut complete_since = 0;
+    loop {
+        let page = side::log_page(from, after).await?;
+        complete_since = complete_since.max(page.complete_since);
+        let last = page.items.last().map(|i| (i.interval, i.gfid));
+        world.take_over_log(page.items, None).await?;
+        match last {
+            Some(last) if !page.end => after = last,
+            _ => return Ok(complete_since),
+        }
+    }
 }
 
 /// The union of several lists, one item for each inode.
@@ -112,6 +123,7 @@ pub fn merged(lists: &[&ChangedList]) -> Vec<ChangedItem> {
         into.names |= item.names;
         into.attrs |= item.attrs;
         into.all_data |= item.all_data;
+        into.interval = into.interval.max(item.interval);
         into.extents.extend(&item.extents);
     }
     let mut items: Vec<ChangedItem> = merged.into_values().collect();

@@ -1,43 +1,99 @@
-//! How much a heal copies at once: as much as the clients do not feel.
+//! How much a heal does at once: as much as the clients do not feel.
 //!
-//! The lead's pings carry how long its clients wait for an answer. Above twice of what they
-//! waited when the heal began, it halves what it does at once; below, it adds one.
+//! The lead's pings carry how long its clients wait for an answer. Nobody waits: full speed. Else
+//! it begins small, and goes one step down (half as much at once, at last with rests between)
+//! whenever they wait twice as long as in their calmest moment, one step up while they do not.
 
+use std::future::Future;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use proto_rules::Tick;
 use proto_rules::time::MS;
+use tokio::sync::Notify;
 
-/// Inodes at work at once: enough to fill a round trip, few enough to spare the foreground.
-const AT_ONCE_MAX: usize = 16;
+/// Pieces of work at once, and the rest after each in percent of the time that it took.
+const STEPS: [(usize, u32); 8] =
+    [(1, 900), (1, 400), (1, 200), (1, 100), (1, 0), (2, 0), (4, 0), (16, 0)];
+/// Enough to fill the round trips.
+const FULL: usize = STEPS.len() - 1;
+/// Where it begins beside clients: one core's half at most.
+const GENTLE: usize = 3;
+/// The most beside clients: full speed is for when nobody waits.
+const BUSY_MAX: usize = FULL - 1;
 /// Pings come each 300 ms, and each carries a new figure.
 const EVERY: u64 = 300 * MS;
 /// Waits this short are not worth slowing a heal for.
-const CALM_US_MIN: u64 = 500;
+const CALM_US_MIN: u64 = 300;
+/// A rest is no longer than this, whatever a slow disk makes of a piece: progress stays visible.
+const REST_MAX: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub struct Pace {
-    at_once: AtomicUsize,
+    step: AtomicUsize,
+    at_work: AtomicUsize,
+    free: Notify,
     seen: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     last: Option<Tick>,
-    /// The clients' wait before the heal was felt.
+    /// The shortest wait of the clients that was heard.
     calm_us: Option<u64>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { at_once: AtomicUsize::new(AT_ONCE_MAX), seen: Mutex::default() }
+        Self {
+            step: AtomicUsize::new(FULL),
+            at_work: AtomicUsize::new(0),
+            free: Notify::new(),
+            seen: Mutex::default(),
+        }
     }
 }
 
 impl Pace {
+    fn step(&self) -> (usize, u32) {
+        STEPS[self.step.load(Ordering::Relaxed).min(FULL)]
+    }
+
+    /// Pieces of work at once.
     pub fn at_once(&self) -> usize {
-        self.at_once.load(Ordering::Relaxed)
+        self.step().0
+    }
+
+    /// Does one piece of work when it is its turn. Pieces are not nested: each waits for others
+    /// to end.
+    pub async fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        let turn = self.turn().await;
+        let start = Instant::now();
+        let done = work.await;
+        let (_, rest_percent) = self.step();
+        if rest_percent > 0 {
+            tokio::time::sleep((start.elapsed() * rest_percent / 100).min(REST_MAX)).await;
+        }
+        drop(turn);
+        done
+    }
+
+    async fn turn(&self) -> Turn<'_> {
+        loop {
+            let freed = self.free.notified();
+            tokio::pin!(freed);
+            // Before the look, so that no end of another piece is missed.
+            freed.as_mut().enable();
+            let at_once = self.at_once();
+            let taken = self.at_work.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < at_once).then_some(n + 1)
+            });
+            if taken.is_ok() {
+                return Turn(self);
+            }
+            freed.await;
+        }
     }
 
     /// `wait_us` is 0 when nobody waits.
@@ -46,15 +102,35 @@ impl Pace {
         if seen.last.is_some_and(|last| now.since(last) < EVERY) {
             return;
         }
+        let first = seen.calm_us.is_none();
         seen.last = Some(now);
         if wait_us == 0 {
-            return self.at_once.store(AT_ONCE_MAX, Ordering::Relaxed);
+            return self.go(FULL);
         }
-        let calm = *seen.calm_us.get_or_insert(wait_us.max(CALM_US_MIN));
-        let felt = wait_us > 2 * calm;
-        let at_once = self.at_once();
-        let next = if felt { at_once / 2 } else { at_once + 1 };
-        self.at_once.store(next.clamp(1, AT_ONCE_MAX), Ordering::Relaxed);
+        let calm = seen.calm_us.map_or(wait_us, |calm| calm.min(wait_us)).max(CALM_US_MIN);
+        seen.calm_us = Some(calm);
+        let step = self.step.load(Ordering::Relaxed);
+        self.go(match (first, wait_us > 2 * calm) {
+            (true, _) => GENTLE,
+            (_, true) => step.saturating_sub(1),
+            (_, false) => step + 1,
+        }
+        .min(BUSY_MAX));
+    }
+
+    fn go(&self, step: usize) {
+        self.step.store(step, Ordering::Relaxed);
+        self.free.notify_waiters();
+    }
+}
+
+/// The right to do one piece of work.
+struct Turn<'p>(&'p Pace);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::AcqRel);
+        self.0.free.notify_one();
     }
 }
 
@@ -69,14 +145,17 @@ mod tests {
         let mut hear = |us| {
             now = now.after(EVERY);
             pace.hear(now, us);
-            pace.at_once()
+            pace.step()
         };
-        assert_eq!(hear(1_000), 16, "as it was when the heal began");
-        assert_eq!(hear(2_500), 8);
-        assert_eq!(hear(9_000), 4);
-        assert_eq!((0..9).map(|_| hear(9_000)).last(), Some(1), "it never stops");
-        assert_eq!(hear(1_900), 2);
-        assert_eq!(hear(0), 16, "nobody waits");
+        assert_eq!(hear(0), (16, 0), "nobody waits");
+        assert_eq!(hear(1_000), (1, 100), "gentle beside clients");
+        assert_eq!(hear(1_900), (1, 0));
+        assert_eq!((0..9).map(|_| hear(1_900)).last(), Some((4, 0)), "never at full speed");
+        assert_eq!(hear(2_500), (2, 0));
+        assert_eq!((0..9).map(|_| hear(9_000)).last(), Some((1, 900)), "it never stops");
+        assert_eq!(hear(400), (1, 400));
+        assert_eq!(hear(1_000), (1, 900), "that was its calmest moment");
+        assert_eq!(hear(0), (16, 0));
     }
 
     #[test]
@@ -85,6 +164,22 @@ mod tests {
         pace.hear(Tick(1), 1_000);
         pace.hear(Tick(1).after(EVERY), 5_000);
         pace.hear(Tick(1).after(EVERY + MS), 5_000);
-        assert_eq!(pace.at_once(), 8);
+        assert_eq!(pace.step(), STEPS[GENTLE - 1]);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_done_at_once_than_the_pace_says() {
+        let pace = Pace::default();
+        pace.hear(Tick(1), 1_000);
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let piece = || {
+            pace.run(async {
+                most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+                now.fetch_sub(1, Ordering::Relaxed);
+            })
+        };
+        futures_util::future::join_all((0..20).map(|_| piece())).await;
+        assert_eq!(most.load(Ordering::Relaxed), 1);
     }
 }

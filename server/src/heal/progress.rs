@@ -5,14 +5,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use proto::Gfid;
+use proto::fop::BLOCK_BYTES;
 
 use super::inode::Data;
 use super::round::Item;
 
 /// Seconds over which the rate is taken: long enough to be steady, short enough to show a stall.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// Bytes of a change-log extent.
-const EXTENT_BYTES: u64 = 1 << 20;
 /// One inode costs about as much as this many bytes, as in the rules' own estimate.
 const INODE_BYTES: u64 = 16 << 10;
 
@@ -72,9 +71,9 @@ impl Default for State {
 
 fn bytes_of(item: &Item) -> u64 {
     match &item.data {
-        Data::Extents(extents) => extents.len() as u64 * EXTENT_BYTES,
+        Data::Extents(extents) => extents.len() as u64 * BLOCK_BYTES,
         // Unknown before its turn.
-        Data::None | Data::All => 0,
+        Data::None | Data::All | Data::New => 0,
     }
 }
 
@@ -113,6 +112,21 @@ impl Progress {
     /// More are pending: a comparison went one level down.
     pub fn found(&self, items: &[Item]) {
         self.with(|s| s.shown.pending += items.len() as u64);
+    }
+
+    /// Names that a directory lacks, each with an inode to be copied.
+    pub fn more(&self, names: usize) {
+        self.with(|s| s.shown.pending += names as u64);
+    }
+
+    /// One of them is there.
+    pub fn one_less(&self) {
+        self.with(|s| {
+            s.shown.pending = s.shown.pending.saturating_sub(1);
+            s.shown.healed += 1;
+            s.weight_done += INODE_BYTES;
+            s.update_rate();
+        });
     }
 
     pub fn started(&self, item: &Item) {
@@ -203,7 +217,7 @@ mod tests {
         progress.started(&second);
         progress.copied(1000);
         let shown = progress.snapshot();
-        assert_eq!((shown.pending, shown.pending_bytes, shown.bytes), (2, 2 << 20, 1000));
+        assert_eq!((shown.pending, shown.pending_bytes, shown.bytes), (2, 2 * BLOCK_BYTES, 1000));
         let oldest = shown.oldest.expect("two are at work");
         assert!(oldest.starts_with(&first.gfid.to_string()) && oldest.contains("data changed"));
         progress.finished(&first);

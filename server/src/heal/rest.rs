@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use proto::fop::{Call, ChangedList, Checkpoint, HandOver, SweepParked, TakeOver};
+use proto::fop::{Call, ChangedItem, ChangedList, HandOver, SweepParked, TakeOver};
 
 use super::job::Surroundings;
 use super::round::{self, Round};
@@ -16,7 +16,16 @@ pub struct Rest {
     pub list: ChangedList,
 }
 
-/// Copies it and puts it all on stable storage. `log`: the lead's, as of before the pause.
+/// The lead's log, of which the greater part is taken over before the pause.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    pub complete_since: u64,
+    /// What the lists since then named.
+    pub later: Vec<ChangedItem>,
+}
+
+/// Copies it; a checkpoint follows. `log`: what the lists named after the lead's log was taken
+/// over.
 ///
 /// # Errors
 /// Either brick failed.
@@ -24,19 +33,17 @@ pub async fn copy(
     world: &dyn Surroundings,
     round: &Round,
     rest: Rest,
-    log: ChangedList,
+    log: Log,
 ) -> Result<(), HealError> {
     let start = Instant::now();
     let items = round::items(&[&rest.list]);
     let count = items.len();
     round.run(items).await?;
     side::done(&*round.to, Call::new(SweepParked { keep: Vec::new() })).await?;
-    let complete_since = log.complete_since;
-    let entries = log.items.into_iter().chain(rest.list.items).collect();
-    world.take_over_log(entries, complete_since).await?;
+    let entries = log.later.into_iter().chain(rest.list.items).collect();
+    world.take_over_log(entries, Some(log.complete_since)).await?;
     let take_over = Call::new(TakeOver { state: rest.state }).with_payload(rest.payload);
     side::done(&*round.to, take_over).await?;
-    side::done(&*round.to, Call::new(Checkpoint {})).await?;
     tracing::info!(count, took = ?start.elapsed(), "copied the rest under the pause");
     Ok(())
 }

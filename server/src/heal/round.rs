@@ -8,15 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proto::fop::{ChangedItem, ChangedList};
+use proto::fop::{ChangedItem, ChangedList, DirEntry};
 use proto::{Gfid, Kind};
 
-use super::inode::{Data, Healed};
+use super::inode::{Data, Healed, Way};
 use super::pace::Pace;
 use super::progress::Progress;
 use super::side::{HealError, Side, Waits};
 use super::{dir, inode, list};
 
+/// Items under way at once; the pace bounds how many are at work.
+const AT_ONCE: usize = 32;
+/// New names of one directory under way at once, likewise.
+const NAMES_AT_ONCE: usize = 16;
 /// How often a comparison of everything notes where it is.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Longest list noted: 512 KiB. The note before stands for a longer one.
@@ -139,7 +143,7 @@ impl Round {
         let mut noted = Instant::now();
         let mut failed = None;
         loop {
-            while failed.is_none() && at_work.len() < self.pace.at_once() {
+            while failed.is_none() && at_work.len() < AT_ONCE {
                 let Some(item) = queue.pop_front() else { break };
                 busy.insert(item.gfid);
                 at_work.push(self.heal(item));
@@ -184,21 +188,24 @@ impl Round {
     }
 
     async fn heal_names(&self, item: &Item) -> Result<Vec<Item>, HealError> {
-        let diff = dir::clear(&*self.from, &*self.to, item.gfid).await?;
+        let diff = self.pace.run(dir::clear(&*self.from, &*self.to, item.gfid)).await?;
+        self.progress.more(diff.add.len());
         let mut found = Vec::new();
+        let mut at_work = FuturesUnordered::new();
         for entry in &diff.add {
-            if self.make_whole(entry.gfid, &Data::All).await? == Healed::Gone {
-                // Removed at the source meanwhile: the next round's list has this directory.
-                continue;
+            if at_work.len() >= NAMES_AT_ONCE
+                && let Some(placed) = at_work.next().await
+            {
+                found.extend(placed?);
             }
-            dir::place(&*self.to, item.gfid, entry).await?;
-            if dir::is_dir(entry) {
-                found.push(Item::whole(entry.gfid));
-            }
+            at_work.push(self.add_name(item.gfid, entry));
+        }
+        while let Some(placed) = at_work.next().await {
+            found.extend(placed?);
         }
         if !diff.add.is_empty() || !diff.remove.is_empty() {
             // Names changed the directory's own times on the sink: set them again.
-            inode::heal(&*self.from, &*self.to, item.gfid, &Data::None, &self.progress).await?;
+            inode::heal(self.way(), item.gfid, &Data::None).await?;
         }
         if item.deep {
             found.extend(diff.same.iter().map(|entry| Item::whole(entry.gfid)));
@@ -206,13 +213,30 @@ impl Round {
         Ok(found)
     }
 
+    /// Brings a name that the sink lacks; a directory's own names are still to come.
+    async fn add_name(&self, dir: Gfid, entry: &DirEntry) -> Result<Option<Item>, HealError> {
+        let healed = self.make_whole(entry.gfid, &Data::New).await?;
+        self.progress.one_less();
+        if healed == Healed::Gone {
+            // Removed at the source meanwhile: the next round's list has this directory.
+            return Ok(None);
+        }
+        self.pace.run(dir::place(&*self.to, dir, entry)).await?;
+        Ok(dir::is_dir(entry).then(|| Item::whole(entry.gfid)))
+    }
+
+    fn way(&self) -> Way<'_> {
+        let (from, to, progress, pace) = (&*self.from, &*self.to, &*self.progress, &*self.pace);
+        Way { from, to, progress, pace }
+    }
+
     async fn make_whole(&self, gfid: Gfid, data: &Data) -> Result<Healed, HealError> {
         let turn = &self.turns[usize::from(gfid.0[15]) % self.turns.len()];
         let _turn = turn.lock().await;
         let known = self.whole.lock().unwrap_or_else(PoisonError::into_inner).contains(&gfid);
         let data = if known { &Data::None } else { data };
-        let healed = inode::heal(&*self.from, &*self.to, gfid, data, &self.progress).await?;
-        if *data == Data::All {
+        let healed = inode::heal(self.way(), gfid, data).await?;
+        if matches!(data, Data::All | Data::New) {
             self.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(gfid);
         }
         Ok(healed)

@@ -56,8 +56,16 @@ macro_rules! expect_answer {
 
 /// The typed words of a copy. Free functions over `dyn Side`, so that the trait stays one method.
 pub async fn inspect(side: &dyn Side, gfid: Gfid) -> Result<Inspected, HealError> {
-    let (found, _) = expect_answer!(side, Call::new(Inspect { gfid }), gfid, Inspected)?;
-    Ok(found)
+    Ok(inspect_with(side, gfid, 0).await?.0)
+}
+
+/// With the content of a file of at most `data_max` bytes, where that is at hand.
+pub async fn inspect_with(
+    side: &dyn Side,
+    gfid: Gfid,
+    data_max: u32,
+) -> Result<(Inspected, Bytes), HealError> {
+    expect_answer!(side, Call::new(Inspect { gfid, data_max }), gfid, Inspected)
 }
 
 /// All names of a directory in (hash, name) order; empty when the brick lacks the directory.
@@ -112,6 +120,18 @@ pub async fn install(side: &dyn Side, image: Inspected, finish: bool) -> Result<
     Ok(())
 }
 
+/// All of an inode: `content` is empty where it has none.
+pub async fn install_whole(
+    side: &dyn Side,
+    image: Inspected,
+    content: Bytes,
+) -> Result<(), HealError> {
+    let gfid = image.attr.gfid;
+    let call = Call::new(Install { image, finish: true }).with_payload(content);
+    expect_answer!(side, call, gfid, Done)?;
+    Ok(())
+}
+
 pub async fn install_data(
     side: &dyn Side,
     gfid: Gfid,
@@ -162,7 +182,13 @@ pub async fn changed(side: &dyn Side, since: u64, advance: bool) -> Result<Chang
     let mut after = Gfid::NIL;
     loop {
         let advance = advance && after.is_nil();
-        let call = Call::new(Changed { since, after, limit: READDIR_ENTRIES_MAX, advance });
+        let call = Call::new(Changed {
+            since,
+            after,
+            limit: READDIR_ENTRIES_MAX,
+            advance,
+            ..Changed::default()
+        });
         let (page, _) = expect_answer!(side, call, after, ChangedList)?;
         let last = page.items.last().map(|i| i.gfid);
         let end = page.end || page.compare_all;
@@ -177,4 +203,14 @@ pub async fn changed(side: &dyn Side, since: u64, advance: bool) -> Result<Chang
             _ => return Ok(all),
         }
     }
+}
+
+/// One page of a brick's change log as it stands, after (interval, gfid).
+pub async fn log_page(
+    side: &dyn Side,
+    (after_interval, after): (u64, Gfid),
+) -> Result<ChangedList, HealError> {
+    let limit = READDIR_ENTRIES_MAX;
+    let ask = Changed { rows: true, after_interval, after, limit, ..Changed::default() };
+    Ok(expect_answer!(side, Call::new(ask), after, ChangedList)?.0)
 }

@@ -227,7 +227,7 @@ impl Copier {
     }
 
     async fn inspect(&self, at: BrickId, gfid: Gfid) -> Result<Inspected, Failure> {
-        match self.call(at, Call::new(Inspect { gfid })).await?.answer {
+        match self.call(at, Call::new(Inspect { gfid, data_max: 0 })).await?.answer {
             Answer::Inspected(image) => Ok(image),
             _ => Err(Errno::EPROTO.into()),
         }

@@ -12,16 +12,21 @@
 use std::collections::{BTreeMap, HashMap};
 
 use proto::error::Errno;
-use proto::fop::{Changed, ChangedItem, ChangedList, Touch};
+use proto::fop::{BLOCK_BYTES, Changed, ChangedItem, ChangedList, Touch};
 use proto::ids::Gfid;
 use rocksdb::{MergeOperands, WriteBatch};
 
 use crate::db::{CF_LOG, Db};
 
-/// Bytes of one extent.
-const EXTENT_SHIFT: u32 = 20;
-/// Above this many extents of one inode in an interval the whole file is compared.
-const EXTENTS_MAX: usize = 256;
+/// Bytes of one extent: a block of the heal's comparison, so that no more is compared than what
+/// was written to.
+const EXTENT_SHIFT: u32 = BLOCK_BYTES.trailing_zeros();
+/// Above this many extents (256 MiB) of one inode in an interval the whole file is compared.
+const EXTENTS_MAX: usize = 2048;
+/// Extents in values without the bit `BLOCKS` are of 1 MiB: so many of ours.
+const COARSE: u64 = 8;
+/// Extents in one answer: an answer is a message of at most 1 MiB.
+const PAGE_EXTENTS_MAX: usize = 64 * 1024;
 /// Inodes remembered as logged; beyond it they are logged again, which is harmless.
 const SEEN_MAX: usize = 65_536;
 /// Most items in one answer to `Changed`.
@@ -31,6 +36,8 @@ const COMPLETE_SINCE: &str = "log.complete-since";
 const NAMES: u8 = 1;
 const ATTRS: u8 = 2;
 const ALL_DATA: u8 = 4;
+/// Of a value only: its extents are of `BLOCK_BYTES`.
+const BLOCKS: u8 = 8;
 
 /// What changed of one inode.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -81,7 +88,7 @@ impl Delta {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1 + 8 * self.extents.len());
-        out.push(self.bits);
+        out.push(self.bits | BLOCKS);
         self.extents.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
         out
     }
@@ -93,7 +100,12 @@ impl Delta {
             return Delta::everything();
         }
         let number = |x: &[u8]| u64::from_le_bytes(x.try_into().expect("chunks of eight"));
-        Delta { bits: *bits, extents: extents.chunks_exact(8).map(number).collect() }
+        let extents = extents.chunks_exact(8).map(number);
+        let extents: Vec<u64> = match bits & BLOCKS {
+            0 => extents.flat_map(|x| (0..COARSE).map(move |n| x * COARSE + n)).collect(),
+            _ => extents.collect(),
+        };
+        Delta { bits: bits & !BLOCKS, extents }
     }
 
     fn everything() -> Delta {
@@ -111,13 +123,14 @@ impl Delta {
         delta
     }
 
-    fn item(&self, gfid: Gfid) -> ChangedItem {
+    fn item(&self, gfid: Gfid, interval: u64) -> ChangedItem {
         ChangedItem {
             gfid,
             names: self.bits & NAMES != 0,
             attrs: self.bits & ATTRS != 0,
             extents: self.extents.clone(),
             all_data: self.bits & ALL_DATA != 0,
+            interval,
         }
     }
 }
@@ -145,7 +158,8 @@ fn parse_key(bytes: &[u8]) -> Option<(u64, Gfid)> {
 struct Snapshot {
     since: u64,
     taken_at: u64,
-    items: BTreeMap<Gfid, Delta>,
+    /// With the newest interval of each.
+    items: BTreeMap<Gfid, (Delta, u64)>,
 }
 
 pub struct ChangeLog {
@@ -299,22 +313,70 @@ impl ChangeLog {
         Ok(())
     }
 
-    /// A joiner takes over the lead's log: all items are filed in `interval`.
+    /// A joiner takes over the lead's log, each item in its own interval, so that a later list
+    /// names what changed since and no more. Items of no known interval go into `interval`.
+    /// `complete_since`: given with the last of them, from when on the log is then complete.
     pub fn take_over(
         &mut self,
         db: &Db,
         items: &[ChangedItem],
         interval: u64,
-        complete_since: u64,
+        complete_since: Option<u64>,
     ) -> Result<(), Errno> {
-        self.enter(db, interval)?;
+        // Numbers of the lead that are ahead of ours come here, too: nothing is filed later.
+        let newest = items.iter().map(|i| i.interval).max().unwrap_or(0);
+        self.enter(db, interval.max(newest))?;
         let mut batch = WriteBatch::default();
         for item in items {
-            self.add_delta(db, &mut batch, item.gfid, &Delta::from_item(item));
+            let delta = Delta::from_item(item);
+            if item.interval == 0 || item.interval == self.interval {
+                self.add_delta(db, &mut batch, item.gfid, &delta);
+                continue;
+            }
+            let key = key(item.interval, item.gfid);
+            self.entries += usize::from(!db.has(CF_LOG, &key)?);
+            batch.merge_cf(db.family(CF_LOG), key, delta.encode());
         }
-        db.write(batch, false)?;
+        db.write(batch, false).inspect_err(|_| self.batch_lost())?;
         self.snapshot = None;
-        self.set_complete_since(db, complete_since)
+        complete_since.map_or(Ok(()), |since| self.set_complete_since(db, since))
+    }
+
+    /// One page of the log as it stands. What changes between two pages is in an interval not
+    /// below `current` of the first.
+    fn rows(&self, db: &Db, ask: &Changed) -> Result<ChangedList, Errno> {
+        let mut list = self.empty_list(ask);
+        let from = match ask.after.is_nil() {
+            true => key(ask.since, Gfid::NIL),
+            false => key(ask.after_interval, ask.after),
+        };
+        let (limit, mut room) = (ask.limit.clamp(1, PAGE_MAX) as usize, PAGE_EXTENTS_MAX);
+        db.scan(CF_LOG, &from, |k, v| {
+            let Some((interval, gfid)) = parse_key(k) else { return true };
+            if k == from {
+                return true;
+            }
+            let delta = Delta::decode(v);
+            list.end =
+                list.items.is_empty() || (list.items.len() < limit && delta.extents.len() <= room);
+            if list.end {
+                room = room.saturating_sub(delta.extents.len());
+                list.items.push(delta.item(gfid, interval));
+            }
+            list.end
+        })?;
+        Ok(list)
+    }
+
+    fn empty_list(&self, ask: &Changed) -> ChangedList {
+        let complete_since = self.complete_since();
+        ChangedList {
+            items: Vec::new(),
+            end: true,
+            complete_since,
+            current: self.interval,
+            compare_all: ask.since < complete_since,
+        }
     }
 
     /// One page of the inodes changed since an interval, in gfid order.
@@ -322,14 +384,10 @@ impl ChangeLog {
     /// `kept`: inodes without a name, listed with every first page. No directory's names lead
     /// to them, so that a comparison of the tree would miss them (trap 30).
     pub fn changed(&mut self, db: &Db, ask: &Changed, kept: &[Gfid]) -> Result<ChangedList, Errno> {
-        let complete_since = self.complete_since();
-        let mut list = ChangedList {
-            items: Vec::new(),
-            end: true,
-            complete_since,
-            current: self.interval,
-            compare_all: ask.since < complete_since,
-        };
+        if ask.rows {
+            return self.rows(db, ask);
+        }
+        let mut list = self.empty_list(ask);
         // `since` 0 asks for all there is, complete or not.
         if list.compare_all && ask.since != 0 {
             return Ok(list);
@@ -345,9 +403,16 @@ impl ChangeLog {
         list.current = snapshot.taken_at;
         let limit = ask.limit.clamp(1, PAGE_MAX) as usize;
         let after = (std::ops::Bound::Excluded(ask.after), std::ops::Bound::Unbounded);
-        let mut rows = snapshot.items.range(after);
-        list.items = rows.by_ref().take(limit).map(|(gfid, d)| d.item(*gfid)).collect();
-        list.end = rows.next().is_none();
+        let mut room = PAGE_EXTENTS_MAX;
+        for (gfid, (delta, interval)) in snapshot.items.range(after) {
+            list.end =
+                list.items.is_empty() || (list.items.len() < limit && delta.extents.len() <= room);
+            if !list.end {
+                break;
+            }
+            room = room.saturating_sub(delta.extents.len());
+            list.items.push(delta.item(*gfid, *interval));
+        }
         if list.end {
             self.snapshot = None;
         }
@@ -356,15 +421,17 @@ impl ChangeLog {
 
     fn take_snapshot(&mut self, db: &Db, ask: &Changed, kept: &[Gfid]) -> Result<Snapshot, Errno> {
         let since = ask.since;
-        let mut items: BTreeMap<Gfid, Delta> = BTreeMap::new();
+        let mut items: BTreeMap<Gfid, (Delta, u64)> = BTreeMap::new();
         db.scan(CF_LOG, &key(since, Gfid::NIL), |k, v| {
-            if let Some((_, gfid)) = parse_key(k) {
-                items.entry(gfid).or_default().merge(&Delta::decode(v));
+            if let Some((interval, gfid)) = parse_key(k) {
+                let (delta, newest) = items.entry(gfid).or_default();
+                delta.merge(&Delta::decode(v));
+                *newest = interval;
             }
             true
         })?;
         let attrs = Delta { bits: ATTRS, extents: Vec::new() };
-        kept.iter().for_each(|gfid| items.entry(*gfid).or_default().merge(&attrs));
+        kept.iter().for_each(|gfid| items.entry(*gfid).or_default().0.merge(&attrs));
         if ask.advance {
             self.enter(db, self.interval + 1)?;
         }

@@ -136,6 +136,11 @@ impl Db {
         batch.delete_cf(self.family(CF_HANDLES), gfid.0);
     }
 
+    pub fn has(&self, family: &str, key: &[u8]) -> Result<bool, Errno> {
+        let found = self.db.get_pinned_cf(self.family(family), key).map_err(self.fail("read"))?;
+        Ok(found.is_some())
+    }
+
     /// Keys and values from `from` on, in key order, until `visit` says stop.
     pub fn scan(
         &self,

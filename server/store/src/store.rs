@@ -306,7 +306,7 @@ impl Store {
             Fop::Inspect(a) => self.inspect(a),
             Fop::InspectDir(a) => self.inspect_dir(a),
             Fop::BlockSums(a) => self.plan_block_sums(a)?.run(),
-            Fop::Install(a) => self.install(a, ctx),
+            Fop::Install(a) => self.install(a, &call.payload, ctx),
             Fop::InstallData(a) => self.install_data(a, call, ctx),
             Fop::InstallName(a) => self.install_name(a, ctx),
             Fop::RemoveName(a) => self.remove_name(a, ctx),

@@ -12,7 +12,21 @@ pub fn arguments() -> Vec<(&'static str, Fop)> {
         limit: 1000,
         tidy: true,
     };
-    vec![("InspectDir.tidy", tidy.into()), ("PauseForJoin.slow", slow.into())]
+    let rows = Changed {
+        since: 175_000_000,
+        after: gfid(),
+        limit: 1000,
+        advance: false,
+        rows: true,
+        after_interval: 175_000_001,
+    };
+    let data = Inspect { gfid: gfid(), data_max: 65_536 };
+    vec![
+        ("InspectDir.tidy", tidy.into()),
+        ("PauseForJoin.slow", slow.into()),
+        ("Changed.rows", rows.into()),
+        ("Inspect.data", data.into()),
+    ]
 }
 
 pub fn answers() -> Vec<(&'static str, Op, Answer)> {
@@ -26,5 +40,11 @@ pub fn answers() -> Vec<(&'static str, Op, Answer)> {
         marks: vec![SettledSeq { session, seq: 300 }],
         stale: vec![MarkStale { gfid: gfid(), brick: other(), clear: false }],
     };
-    vec![("Unsettled.settling", Op::Unsettled, Answer::UnsettledList(list))]
+    let item =
+        ChangedItem { gfid: gfid(), attrs: true, interval: 175_000_001, ..Default::default() };
+    let changed = ChangedList { items: vec![item], end: true, ..ChangedList::default() };
+    vec![
+        ("Unsettled.settling", Op::Unsettled, Answer::UnsettledList(list)),
+        ("Changed.interval", Op::Changed, Answer::ChangedList(changed)),
+    ]
 }

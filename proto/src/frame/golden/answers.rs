@@ -130,7 +130,7 @@ fn entries() -> Entries {
 
 fn changed() -> ChangedItem {
     let extents = vec![0, 1, 300, 1 << 40];
-    ChangedItem { gfid: gfid(), names: true, attrs: true, extents, all_data: true }
+    ChangedItem { gfid: gfid(), names: true, attrs: true, extents, all_data: true, interval: 0 }
 }
 
 pub fn inspected() -> Inspected {

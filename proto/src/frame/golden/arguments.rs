@@ -131,10 +131,15 @@ fn leases(op: Op) -> Fop {
 
 fn heals(op: Op) -> Fop {
     match op {
-        Op::Changed => {
-            Changed { since: 175_000_000, after: gfid(), limit: 1000, advance: true }.into()
+        Op::Changed => Changed {
+            since: 175_000_000,
+            after: gfid(),
+            limit: 1000,
+            advance: true,
+            ..Changed::default()
         }
-        Op::Inspect => Inspect { gfid: gfid() }.into(),
+        .into(),
+        Op::Inspect => Inspect { gfid: gfid(), data_max: 0 }.into(),
         Op::InspectDir => InspectDir {
             gfid: parent(),
             after_hash: 0xfedc_ba98_7654_3210,

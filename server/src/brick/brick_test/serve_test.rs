@@ -262,7 +262,7 @@ fn peer_operations_are_for_peers_only() {
     on_each_backend(1, |rig| {
         let mut client = rig.client(1);
         client.lease(LeaseKey::Part(Gfid::ROOT), Mode::Shared);
-        let inspect = proto::fop::Inspect { gfid: Gfid::ROOT };
+        let inspect = proto::fop::Inspect { gfid: Gfid::ROOT, data_max: 0 };
         assert_eq!(client.plain(inspect).failure(), Failure::Errno(Errno::EPERM));
         let mut peer = rig.peer_client(0, PeerId::random());
         let Answer::Inspected(image) = peer.plain(inspect).answer() else { panic!() };

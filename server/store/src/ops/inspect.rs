@@ -6,6 +6,8 @@ use proto::error::Errno;
 use proto::fop::{Answer, Changed, ChangedItem, ChangedList, Inspect, Inspected, Return};
 use proto::ids::Gfid;
 
+use crate::node::Node;
+use crate::plan::ReadPlan;
 use crate::store::{Ctx, Store};
 
 impl Store {
@@ -15,6 +17,8 @@ impl Store {
             Err(Errno::ESTALE) => return Ok(Answer::Inspected(nothing()).into()),
             Err(errno) => return Err(errno),
         };
+        let attr = self.attr(&node)?;
+        let payload = self.small_content(&node, &attr, a.data_max)?;
         let target = match node.kind {
             Kind::Symlink => self.disk.read_link(node.fd())?.into(),
             _ => Bytes::new(),
@@ -25,17 +29,30 @@ impl Store {
         };
         // A daemon killed between taking the last name and noting that there is none left.
         let nameless = parent.is_nil() && a.gfid != Gfid::ROOT && self.is_kept(a.gfid)?;
-        Ok(Answer::Inspected(Inspected {
+        let image = Inspected {
             found: true,
-            attr: self.attr(&node)?,
+            attr,
             xattrs: self.xattrs(&node)?,
             target,
             meta: Bytes::copy_from_slice(&node.rec.encode()),
             parent,
             name,
             orphan: node.rec.nlink == 0 || (nameless && self.stat(&node)?.nlink <= 1),
-        })
-        .into())
+        };
+        Ok(Return { answer: Answer::Inspected(image), payload, grants: Vec::new() })
+    }
+
+    /// The content of a small file without holes, if no disk has to be waited for.
+    fn small_content(&mut self, node: &Node, attr: &Attr, max: u32) -> Result<Bytes, Errno> {
+        let dense = attr.blocks * 512 >= attr.size;
+        if node.kind != Kind::File || attr.size == 0 || attr.size > max.into() || !dense {
+            return Ok(Bytes::new());
+        }
+        let content = match self.plan_read(node.rec.gfid, 0, attr.size as u32)? {
+            ReadPlan::Done(read) => read.payload,
+            ReadPlan::Pending(_) => Bytes::new(),
+        };
+        Ok(if content.len() as u64 == attr.size { content } else { Bytes::new() })
     }
 
     /// One page of the change log.
@@ -43,7 +60,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub fn changed(&mut self, a: &Changed, ctx: &Ctx) -> Result<ChangedList, Errno> {
-        let kept = if a.after.is_nil() { self.orphans()? } else { Vec::new() };
+        let kept = if a.after.is_nil() && !a.rows { self.orphans()? } else { Vec::new() };
         let mut list = self.changes.changed(&self.db, a, &kept)?;
         if a.after.is_nil() && list.items.is_empty() {
             list.current = list.current.max(ctx.interval);
@@ -70,7 +87,8 @@ impl Store {
         self.changes.trim(&self.db, below)
     }
 
-    /// A joiner takes over the lead's log, before it is in-sync.
+    /// A joiner takes over the lead's log, before it is in-sync: in parts, `complete_since` with
+    /// the last.
     ///
     /// # Errors
     /// The database failed.
@@ -78,7 +96,7 @@ impl Store {
         &mut self,
         items: &[ChangedItem],
         interval: u64,
-        complete_since: u64,
+        complete_since: Option<u64>,
     ) -> Result<(), Errno> {
         self.changes.take_over(&self.db, items, interval, complete_since)
     }

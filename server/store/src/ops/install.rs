@@ -8,6 +8,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::attr::Kind;
 use proto::error::Errno;
 use proto::fop::{
@@ -28,8 +29,20 @@ use crate::store::{Ctx, Store, done};
 /// FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE.
 const PUNCH: u32 = 3;
 
+/// Content comes with the last step only, and whole.
+fn fits(a: &Install, content: &Bytes) -> bool {
+    let attr = &a.image.attr;
+    a.finish && attr.kind() == Kind::File && attr.size == content.len() as u64
+}
+
 impl Store {
-    pub(crate) fn install(&mut self, a: &Install, ctx: &Ctx) -> Result<Return, Errno> {
+    /// `content`: empty, or all that a small file holds.
+    pub(crate) fn install(
+        &mut self,
+        a: &Install,
+        content: &Bytes,
+        ctx: &Ctx,
+    ) -> Result<Return, Errno> {
         let image = &a.image;
         if !image.found && image.attr.gfid != Gfid::ROOT {
             // The source has no such inode: if it is an orphan here, nobody has it open.
@@ -40,18 +53,22 @@ impl Store {
             // Cut off before its end, it must not compare as equal: its data moved its times.
             rec.stamp = 0;
         }
-        let misfit = rec.gfid != image.attr.gfid;
+        let misfit = rec.gfid != image.attr.gfid || (!content.is_empty() && !fits(a, content));
         if misfit || (rec.gfid == Gfid::ROOT && !image.attr.is_dir()) {
             return Err(Errno::EINVAL);
         }
-        self.change(ctx, &[Touch::Attrs(rec.gfid)])?;
+        let data = Touch::Range { gfid: rec.gfid, start: 0, end: content.len() as u64 };
+        self.change(ctx, &[Touch::Attrs(rec.gfid), data])?;
         let mut node = match self.node(rec.gfid) {
             Ok(node) if node.kind == image.attr.kind() => node,
             // A gfid never changes its kind; what stands there is not what it says it is.
             Ok(_) => return Err(Errno::EINVAL),
-            Err(Errno::ESTALE) => self.make_parked(image, rec)?,
+            Err(Errno::ESTALE) if content.is_empty() => self.make_parked(image, rec)?,
+            // Its record must not say that it is whole before its content is there.
+            Err(Errno::ESTALE) => self.make_parked(image, Record { stamp: 0, ..rec })?,
             Err(errno) => return Err(errno),
         };
+        self.write_all(node.fd(), content, 0)?;
         node.rec = rec;
         self.equalise(&node, image)?;
         if image.orphan && !node.is_dir() {

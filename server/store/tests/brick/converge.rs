@@ -22,7 +22,7 @@ pub fn snapshot(b: &mut Brick) -> BTreeMap<String, String> {
         todo.push((orphan, format!("orphan {orphan}")));
     }
     while let Some((gfid, path)) = todo.pop() {
-        let image = match b.call(Inspect { gfid }).unwrap().answer {
+        let image = match b.call(Inspect { gfid, data_max: 0 }).unwrap().answer {
             Answer::Inspected(i) => i,
             other => panic!("{other:?}"),
         };

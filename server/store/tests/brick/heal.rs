@@ -13,14 +13,14 @@ use crate::common::*;
 use crate::converge::snapshot;
 
 fn inspect(b: &mut Brick, gfid: Gfid) -> Inspected {
-    match b.call(Inspect { gfid }).unwrap().answer {
+    match b.call(Inspect { gfid, data_max: 0 }).unwrap().answer {
         Answer::Inspected(i) => i,
         other => panic!("{other:?}"),
     }
 }
 
 fn changed(b: &mut Brick, since: u64) -> ChangedList {
-    match b.call(Changed { since, after: Gfid::NIL, limit: 1000, advance: false }).unwrap().answer {
+    match b.call(Changed { since, limit: 1000, ..Changed::default() }).unwrap().answer {
         Answer::ChangedList(l) => l,
         other => panic!("{other:?}"),
     }
@@ -175,7 +175,7 @@ fn truncation_logs_what_it_cut() {
     let set = proto::Meta { size: Some(2 << 20), ..Default::default() };
     b.call(proto::fop::Setattr { gfid: f, set, kill_privileges: false }).unwrap();
     let list = changed(&mut b, 3);
-    assert_eq!(list.items[0].extents, [2, 3, 4]);
+    assert_eq!(list.items[0].extents, (16..40).collect::<Vec<u64>>(), "blocks of 128 KiB");
 }
 
 #[test]
@@ -191,4 +191,34 @@ fn what_cannot_be_installed_is_refused() {
     assert!(!inspect(&mut b, gfid(99)).found);
     let name = InstallName { parent: Gfid::ROOT, name: bytes(".brickwork"), gfid: f };
     assert_eq!(b.call(name), Err(Errno::EPERM));
+}
+
+/// A small file travels whole, with its record, in one request each way.
+#[test]
+fn a_small_file_is_inspected_and_installed_with_its_content() {
+    let (mut source, mut sink) = (brick!(), brick!());
+    let f = source.create(Gfid::ROOT, "f", 1, FILE);
+    source.write(f, 0, &[7; 5000]);
+    let asked = source.call(Inspect { gfid: f, data_max: 8192 }).unwrap();
+    let Answer::Inspected(image) = asked.answer else { panic!("another shape") };
+    assert_eq!(asked.payload, vec![7; 5000]);
+    assert!(source.call(Inspect { gfid: f, data_max: 4999 }).unwrap().payload.is_empty());
+    let half = Install { image: image.clone(), finish: false };
+    assert_eq!(sink.with_data(half, &asked.payload), Err(Errno::EINVAL), "not before the end");
+    let whole = Install { image: image.clone(), finish: true };
+    assert_eq!(sink.with_data(whole.clone(), &[7; 4999]), Err(Errno::EINVAL), "not in parts");
+    assert!(!inspect(&mut sink, f).found);
+    sink.with_data(whole.clone(), &asked.payload).unwrap();
+    assert_eq!(sink.read(f), vec![7; 5000]);
+    assert_eq!(inspect(&mut sink, f).meta, image.meta);
+    // Over what is there, too, and longer than it.
+    source.write(f, 0, &[8; 3]);
+    let asked = source.call(Inspect { gfid: f, data_max: 8192 }).unwrap();
+    let Answer::Inspected(image) = asked.answer else { panic!("another shape") };
+    sink.with_data(Install { image, finish: true }, &asked.payload).unwrap();
+    assert_eq!(sink.read(f), source.read(f));
+    // A hole is no content: it goes the way of the blocks.
+    let hole = source.create(Gfid::ROOT, "hole", 2, FILE);
+    source.write(hole, 6 << 20, b"x");
+    assert!(source.call(Inspect { gfid: hole, data_max: 8 << 20 }).unwrap().payload.is_empty());
 }

@@ -107,7 +107,7 @@ fn links_count_in_the_record() {
     b.interval = 9;
     let unlink = b.unlink("c", Gfid::NIL, false);
     b.call(unlink).unwrap();
-    let ask = proto::fop::Changed { since: 9, after: Gfid::NIL, limit: 9, advance: false };
+    let ask = proto::fop::Changed { since: 9, limit: 9, ..Default::default() };
     let Answer::ChangedList(list) = b.call(ask).unwrap().answer else { panic!() };
     assert!(list.items.iter().any(|i| i.gfid == f && i.attrs), "its count changed");
     b.reopen();

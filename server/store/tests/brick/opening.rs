@@ -103,7 +103,7 @@ fn a_lost_database_is_rebuilt_and_the_log_says_so() {
     assert!(b.store().opened().fresh_db);
     let after: Vec<_> = all.iter().map(|g| b.attr(*g)).collect();
     assert_eq!(before, after);
-    let ask = Changed { since: 1, after: Gfid::NIL, limit: 10, advance: false };
+    let ask = Changed { since: 1, limit: 10, ..Changed::default() };
     let list = b.call(ask).unwrap();
     assert!(matches!(list.answer, proto::fop::Answer::ChangedList(l) if l.compare_all));
 }
