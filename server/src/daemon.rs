@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::listener;
 use crate::metrics::{self, Registry};
 use crate::pool::bricks::{BrickSpec, Bricks, HealStatus, Members};
-use crate::pool::{Hooks, Pool, brick_driver, promise};
+use crate::pool::{Hooks, Pool, announce, brick_driver, promise};
 use crate::rpc;
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -51,11 +51,24 @@ pub async fn start(
     hooks: impl FnOnce(&Pool) -> anyhow::Result<Hooks>,
 ) -> anyhow::Result<Pool> {
     let pool = Pool::open(config).await?;
+    demand_no_bricks_on_a_witness(&pool)?;
     let hooks = hooks(&pool)?;
     pool.attach(hooks.clone());
     rpc::serve(&pool).await?;
     tokio::spawn(brick_driver::drive(pool.clone(), Arc::clone(&hooks.bricks)));
     Ok(pool)
+}
+
+/// A peer that holds bricks is no witness, whatever its configuration says.
+fn demand_no_bricks_on_a_witness(pool: &Pool) -> anyhow::Result<()> {
+    let (state, config) = (pool.state(), pool.config());
+    anyhow::ensure!(
+        !config.witness || !state.holds_bricks(pool.id()),
+        "this peer holds bricks of the pool and cannot become a witness; take witness = true \
+         (--witness) out of its configuration"
+    );
+    tokio::spawn(announce::drive(pool.clone()));
+    Ok(())
 }
 
 /// Hooks of a peer with bricks: opens the data, promise and metrics ports.
@@ -66,7 +79,8 @@ pub fn with_bricks(pool: &Pool) -> anyhow::Result<(Hooks, Arc<Manager>)> {
     let config = pool.config();
     let port = |port: u16, what: &str| {
         let address = SocketAddr::new(config.listen, port);
-        std::net::TcpListener::bind(address).with_context(|| format!("{what} port {address}"))
+        let open = std::net::TcpListener::bind(address);
+        open.with_context(|| port_in_use(what, &address))
     };
     let backend = match std::env::var("BRICKD_IO") {
         Ok(name) => name.parse().map_err(anyhow::Error::msg)?,
@@ -83,6 +97,14 @@ pub fn with_bricks(pool: &Pool) -> anyhow::Result<(Hooks, Arc<Manager>)> {
     Ok((hooks, manager))
 }
 
+/// Before the system's reason why a port cannot be opened.
+pub fn port_in_use(what: &str, address: &SocketAddr) -> String {
+    format!(
+        "{what} port {address} cannot be opened (is another brickd running? --listen and \
+         --{what}-port name another one)"
+    )
+}
+
 /// Hooks of a peer that has no bricks.
 pub fn no_bricks() -> Hooks {
     let none = Arc::new(NoBricks);
@@ -95,7 +117,7 @@ struct NoBricks;
 #[async_trait]
 impl Bricks for NoBricks {
     async fn prepare(&self, _: &BrickSpec, _: bool) -> Result<(), String> {
-        Err("this peer holds no bricks".into())
+        Err("this peer is a witness and holds no bricks; name a brick of another peer".into())
     }
 
     async fn abandon(&self, _: &BrickSpec) {}

@@ -6,10 +6,14 @@
 //! [`Pool::state`] has it; committed maps reach watchers as soon as they are applied here.
 //! Deliberately does not: see file data or file metadata.
 
+pub mod announce;
 pub mod brick_driver;
 pub mod bricks;
+mod claim;
 pub mod clock;
 pub mod command;
+pub mod disk;
+pub mod dropped;
 pub mod files;
 pub mod identity;
 pub mod join;
@@ -19,12 +23,14 @@ pub mod promise;
 pub mod published;
 pub mod raft;
 pub mod reconcile;
+pub mod recovery;
 pub mod state;
 pub mod storage;
 pub mod ticket;
 pub mod tls;
 pub mod token;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
@@ -32,8 +38,8 @@ use anyhow::Context;
 use openraft::error::{ClientWriteError, RaftError};
 use proto::map::VolumeMap;
 use proto::{PeerId, VolumeId};
-use proto_grpc::peer::Blob;
 use proto_grpc::peer::pool_client::PoolClient;
+use proto_grpc::peer::{Blob, PingRequest};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -43,6 +49,8 @@ use command::{Command, CommandReply, NewPeer, PoolSecrets};
 use identity::{Identity, PoolIdentity};
 use peers::{Channels, Lane};
 use published::Published;
+use raft::log::LogStore;
+use raft::machine::Machine;
 use raft::{Raft, RaftPeer, Types};
 use state::{PeerState, PoolState};
 use tls::Tls;
@@ -50,15 +58,38 @@ use tls::Tls;
 /// How long a change of the configuration waits for a leader and a majority.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// A living peer answers within a millisecond; a dead one should not delay `peer status`.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     #[error("this peer belongs to no pool; 'brick peer probe HOST' or the first volume makes one")]
     NotPooled,
-    #[error("no majority of the pool's voters answers; check 'brick peer status'")]
+    #[error(
+        "no majority of the pool's voters answers, so that nothing can be decided; nothing was \
+         changed; check 'brick peer status'"
+    )]
     NoMajority,
+    #[error(
+        "no majority of the pool's voters answered in time; it may still take effect when one is \
+         back; check 'brick peer status', then look again"
+    )]
+    Undecided,
     #[error("pool: {0}")]
     Internal(String),
+}
+
+/// The request never left this machine, or was answered by a peer that does not lead.
+fn never_sent(status: &tonic::Status) -> bool {
+    use std::error::Error;
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied)
 }
 
 /// This peer's handle on the pool. Cheap to clone.
@@ -79,6 +110,8 @@ struct Inner {
     hooks: OnceLock<Hooks>,
     local_secret: Mutex<Option<[u8; 32]>>,
     membership: membership::Inbox,
+    /// Held for as long as this daemon uses its state folder.
+    _claim: claim::Claim,
 }
 
 /// The parts of the daemon that own bricks, heals and promises.
@@ -92,6 +125,8 @@ pub struct Hooks {
 struct Running {
     raft: Raft,
     pool: PoolIdentity,
+    log: LogStore,
+    machine: Machine,
     reconcile: tokio::task::JoinHandle<()>,
 }
 
@@ -102,6 +137,7 @@ impl Pool {
     /// State that cannot be read, or a port or folder that cannot be used.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         files::private_folder(&config.state_dir)?;
+        let claim = claim::Claim::take(&config.state_dir)?;
         let identity = Identity::load(&config.state_dir)?;
         let pooled = PoolIdentity::load(&config.state_dir)?;
         storage::remove_leftovers(&config.state_dir, pooled.as_ref())?;
@@ -119,12 +155,14 @@ impl Pool {
             config,
             identity,
             tls,
+            _claim: claim,
         }));
         match pooled {
             Some(pooled) => pool.run(pooled).await?,
             None => pool.write_local_token()?,
         }
         tokio::spawn(membership::drive(pool.clone(), reports));
+        tokio::spawn(dropped::watch(pool.clone()));
         Ok(pool)
     }
 
@@ -200,6 +238,32 @@ impl Pool {
         raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
+    /// Voters that do not answer now, and how many there are. Empty while this peer is un-pooled.
+    pub async fn silent_voters(&self) -> (Vec<PeerState>, usize) {
+        let (state, voters) = (self.state(), self.voters());
+        let others = voters.iter().filter_map(|node| state.peer_by_node(*node));
+        let asked = others
+            .filter(|p| p.id != self.id())
+            .map(|peer| async move { (!self.answers(peer).await).then(|| peer.clone()) });
+        let silent = futures_util::future::join_all(asked).await;
+        (silent.into_iter().flatten().collect(), voters.len())
+    }
+
+    /// Whether the peer answers now.
+    pub async fn answers(&self, peer: &PeerState) -> bool {
+        if peer.id == self.id() {
+            return true;
+        }
+        let Ok(mut client) = self.peer_client(peer) else { return false };
+        let ping = client.ping(PingRequest {});
+        !peer.lost && matches!(tokio::time::timeout(ANSWER_TIMEOUT, ping).await, Ok(Ok(_)))
+    }
+
+    /// A peer refused to answer; see [`dropped`].
+    pub fn refused(&self, status: &tonic::Status) {
+        self.0.channels.refused(status);
+    }
+
     /// A channel to another peer of the pool.
     ///
     /// # Errors
@@ -227,31 +291,50 @@ impl Pool {
     /// A command whose answer got lost is proposed again; commands are made for that.
     ///
     /// # Errors
-    /// Un-pooled, or no majority answers in 10 s. A refusal by `apply` is an `Ok`.
+    /// Un-pooled, or no majority answers in 10 s: `Undecided` if a leader may have the command in
+    /// its log, and may commit it later. A refusal by `apply` is an `Ok`.
     pub async fn propose(&self, command: Command) -> Result<CommandReply, PoolError> {
+        let taken = AtomicBool::new(false);
         let work = async {
             loop {
-                if let Some(reply) = self.propose_once(&command).await? {
+                if let Some(reply) = self.propose_once(&command, &taken).await? {
                     return Ok(reply);
                 }
                 tokio::time::sleep(RETRY_EVERY).await;
             }
         };
-        let reply = tokio::time::timeout(PROPOSE_TIMEOUT, work)
-            .await
-            .map_err(|_| PoolError::NoMajority)??;
+        let reply = tokio::time::timeout(PROPOSE_TIMEOUT, work).await;
+        let reply = reply.map_err(|_| match taken.load(Ordering::Relaxed) {
+            true => PoolError::Undecided,
+            false => PoolError::NoMajority,
+        })??;
         if let CommandReply::Done { index } | CommandReply::Membership { index, .. } = &reply {
             self.wait_applied(*index).await;
         }
         Ok(reply)
     }
 
-    /// `None`: try again.
-    async fn propose_once(&self, command: &Command) -> Result<Option<CommandReply>, PoolError> {
+    /// `None`: try again. `taken`: a leader may have the command in its log.
+    async fn propose_once(
+        &self,
+        command: &Command,
+        taken: &AtomicBool,
+    ) -> Result<Option<CommandReply>, PoolError> {
+        // Whoever is asked answers at once that it does not lead, or has the command.
+        let doubted = taken.swap(true, Ordering::Relaxed);
         match self.propose_here(command.clone()).await? {
             Ok(reply) => Ok(Some(reply)),
-            Err(None) => Ok(None),
-            Err(Some(leader)) => Ok(self.propose_at(&leader, command).await),
+            Err(None) => {
+                taken.store(doubted, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(Some(leader)) => match self.propose_at(&leader, command).await {
+                Ok(reply) => Ok(Some(reply)),
+                Err(maybe) => {
+                    taken.store(doubted || maybe, Ordering::Relaxed);
+                    Ok(None)
+                }
+            },
         }
     }
 
@@ -269,16 +352,17 @@ impl Pool {
         }
     }
 
-    async fn propose_at(&self, leader: &RaftPeer, command: &Command) -> Option<CommandReply> {
-        let data = serde_json::to_vec(command).ok()?;
+    /// `Err`: no answer; true when the command may have been taken all the same.
+    async fn propose_at(&self, leader: &RaftPeer, command: &Command) -> Result<CommandReply, bool> {
+        let data = serde_json::to_vec(command).map_err(|_| false)?;
         let (id, port) = (leader.id, leader.control_port);
-        let channel = self.0.channels.get(Lane::Control, id, &leader.host, port).ok()?;
-        let reply = PoolClient::new(channel).propose(Blob { data: data.into() }).await;
-        match reply {
-            Ok(blob) => serde_json::from_slice(&blob.into_inner().data).ok(),
+        let channel = self.0.channels.get(Lane::Control, id, &leader.host, port);
+        let mut client = PoolClient::new(channel.map_err(|_| false)?);
+        match client.propose(Blob { data: data.into() }).await {
+            Ok(blob) => serde_json::from_slice(&blob.into_inner().data).map_err(|_| true),
             Err(error) => {
                 tracing::debug!(%leader, %error, "proposal not taken");
-                None
+                Err(!never_sent(&error))
             }
         }
     }
@@ -333,7 +417,7 @@ impl Pool {
         Ok(())
     }
 
-    fn new_peer(&self, host: &str) -> NewPeer {
+    pub(crate) fn new_peer(&self, host: &str) -> NewPeer {
         let config = &self.0.config;
         NewPeer {
             id: self.id(),
@@ -352,18 +436,31 @@ impl Pool {
         let (dir, of) = (self.0.config.state_dir.clone(), pool.clone());
         let opened = tokio::task::spawn_blocking(move || storage::open(&dir, &of, published));
         let (log, machine) = opened.await??;
+        self.serve_log(pool, log, machine).await?;
+        self.write_local_token()
+    }
+
+    /// Runs raft over this log.
+    async fn serve_log(
+        &self,
+        pool: PoolIdentity,
+        log: LogStore,
+        machine: Machine,
+    ) -> anyhow::Result<()> {
         let network = raft::network::Network {
             channels: self.0.channels.clone(),
             published: self.0.published.clone(),
             node: pool.node,
         };
-        let raft = openraft::Raft::<Types>::new(pool.node, raft::config(), network, log, machine)
+        let parts = (log.clone(), machine.clone());
+        let config = raft::config();
+        let raft = openraft::Raft::<Types>::new(pool.node, config, network, parts.0, parts.1)
             .await
             .context("pool log")?;
         let reconcile = tokio::spawn(reconcile::run(self.clone(), raft.clone()));
-        let running = Running { raft, pool, reconcile };
+        let running = Running { raft, pool, log, machine, reconcile };
         *self.0.running.write().expect("no panic under this lock") = Some(running);
-        self.write_local_token()
+        Ok(())
     }
 
     /// Stops raft and forgets the pool in memory and on disk: un-pooled again.

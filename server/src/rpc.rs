@@ -23,6 +23,7 @@ use proto_grpc::peer::raft_server::RaftServer;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use crate::daemon::port_in_use;
 use crate::pool::Pool;
 use crate::pool::raft::network::MESSAGE_BYTES_MAX;
 use crate::pool::tls;
@@ -38,7 +39,7 @@ pub async fn serve(pool: &Pool) -> anyhow::Result<()> {
     let config = pool.config();
     let address = SocketAddr::new(config.listen, config.control_port);
     let tcp = tokio::net::TcpListener::bind(address).await;
-    let tcp = tcp.with_context(|| format!("control port {address}"))?;
+    let tcp = tcp.with_context(|| port_in_use("control", &address))?;
     let unix = local_socket(&config.control_socket())?;
     run(router(pool).serve_with_incoming(tls::listen_tls(tcp, pool.tls().clone())));
     run(router(pool).serve_with_incoming(tls::listen_unix(unix)));

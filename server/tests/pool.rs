@@ -16,7 +16,7 @@ use proto_grpc::control::volume_client::VolumeClient;
 use proto_grpc::control::{
     BrickAddress, GetTicketRequest, Nothing, OptionValue, PeerAcceptRequest, PeerCanStopRequest,
     PeerDetachRequest, PeerProbeRequest, VolumeCreateRequest, VolumeForceRequest, VolumeRequest,
-    VolumeSetRequest, WatchMapRequest,
+    VolumeSetRequest, VolumeStatusRequest, WatchMapRequest,
 };
 use proto_grpc::credential::{Kind, Pass};
 use proto_rules::SetKey;
@@ -26,7 +26,7 @@ use server::pool::ticket::Ticket;
 const SOON: Duration = Duration::from_secs(10);
 
 fn probe(from: &Daemon, control: &mut Control, host: &str) -> Result<String, String> {
-    let request = PeerProbeRequest { host: host.into(), fingerprint: String::new() };
+    let request = PeerProbeRequest { host: host.into(), ..PeerProbeRequest::default() };
     let reply = from.run(control.peer_probe(request));
     reply.map(|r| r.into_inner().message).map_err(|e| e.message().to_owned())
 }
@@ -158,6 +158,7 @@ fn without_the_join_key_only_an_accepted_pool_comes_in() {
     let request = |fingerprint: &str| PeerProbeRequest {
         host: host(&newcomer),
         fingerprint: fingerprint.into(),
+        reinstalled: false,
     };
     let wrong = peers[0].run(control.peer_probe(request(&"0".repeat(64)))).unwrap_err();
     assert!(wrong.message().contains("not the expected one"));
@@ -320,7 +321,7 @@ fn a_silent_member_is_evicted_after_another_stopped_promising_and_a_link_cut_nev
         let map = peers[0].pool().state().volume_by_name("gv0").unwrap().sets[0].clone();
         map.member(brick(2)).unwrap().state == MemberState::Syncing
     });
-    let request = VolumeRequest { name: "gv0".into() };
+    let request = VolumeStatusRequest { name: "gv0".into(), detail: false };
     let status = peers[0].run(peers[0].control().volume_status(request)).unwrap().into_inner();
     assert!(status.volumes[0].alarms.iter().any(|a| a.contains("changes need 2")));
 }

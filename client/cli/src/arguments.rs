@@ -52,6 +52,12 @@ pub enum Force {
     Force,
 }
 
+/// The literal word `detail`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Detail {
+    Detail,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The pool as a whole.
@@ -81,6 +87,12 @@ pub enum PoolCommand {
     List,
     /// Identifiers and fingerprints of the pool and of this peer.
     Info,
+    /// Go on with this peer and those that answer, when the voter majority is lost for ever.
+    Recover {
+        /// Go on with older copies where all current ones are lost; what they lack is gone.
+        #[arg(long)]
+        accept_loss: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,6 +103,9 @@ pub enum PeerCommand {
         /// Refuse it unless its certificate has this SHA-256.
         #[arg(long)]
         fingerprint: Option<String>,
+        /// HOST was installed anew: its old state is gone for ever, its bricks become the new one's.
+        #[arg(long)]
+        reinstalled: bool,
     },
     /// Let the pool whose CA certificate has this SHA-256 probe this peer.
     Accept { fingerprint: String },
@@ -131,7 +146,12 @@ pub enum VolumeCommand {
     /// What volumes are made of.
     Info { name: Option<String> },
     /// How volumes are: bricks, processes, replicas.
-    Status { name: Option<String> },
+    Status {
+        name: Option<String>,
+        /// The file systems under the bricks, too.
+        #[arg(value_enum)]
+        detail: Option<Detail>,
+    },
     /// Names of all volumes.
     List,
     /// Set options: NAME OPTION VALUE [OPTION VALUE...]; `set help` lists them.

@@ -74,7 +74,7 @@ mod tests {
             ("brick nonsense", "'nonsense'", "'brick --help'"),
             ("brick peer probe", "<HOST>", "'brick peer probe --help'"),
             ("brick volume create gv0", "<WORD>", "'brick volume create --help'"),
-            ("brick volume status gv0 detail", "'detail'", "'brick volume status --help'"),
+            ("brick volume status gv0 clients", "'clients'", "'brick --help'"),
             ("brick volume heal gv0 full", "info, watch", "'brick --help'"),
             ("brick volume quota gv0 list", "not part of this version", "'brick volume --help'"),
             ("brick snapshot list", "not part of this version", "'brick --help'"),

@@ -1,6 +1,7 @@
 //! brick: administers a pool, in the words of `gluster`.
 //!
-//! Exit codes: 0 done, 1 the pool said no or could not be reached, 2 the command line is wrong.
+//! Exit codes: 0 done, 1 the pool said no or could not be reached, 2 the command line is wrong,
+//! 3 nothing was decided in time: it may still take effect.
 
 mod arguments;
 mod clients;
@@ -12,6 +13,7 @@ mod mount;
 mod next;
 mod output;
 mod peers;
+mod recover;
 mod volumes;
 
 use std::process::ExitCode;
@@ -21,6 +23,7 @@ use clap::{CommandFactory, Parser};
 use arguments::{Arguments, Command, PeerCommand, VolumeCommand};
 use connection::Control;
 use output::{Failure, Output};
+use proto_grpc::control::PeerProbeRequest;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -82,8 +85,10 @@ async fn call(arguments: Arguments, output: Output) -> Result<(), Failure> {
 
 async fn peer(control: &mut Control, output: Output, command: PeerCommand) -> Result<(), Failure> {
     match command {
-        PeerCommand::Probe { host, fingerprint } => {
-            peers::probe(control, output, host, fingerprint.unwrap_or_default()).await
+        PeerCommand::Probe { host, fingerprint, reinstalled } => {
+            let fingerprint = fingerprint.unwrap_or_default();
+            let request = PeerProbeRequest { host, fingerprint, reinstalled };
+            peers::probe(control, output, request).await
         }
         PeerCommand::Accept { fingerprint } => peers::accept(control, output, fingerprint).await,
         PeerCommand::Detach { host, force } => {

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::next;
 
@@ -21,12 +21,16 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Failure {
     message: String,
-    usage: bool,
+    code: u8,
 }
+
+const NO: u8 = 1;
+const USAGE: u8 = 2;
+const UNDECIDED: u8 = 3;
 
 impl Failure {
     pub fn plain(message: impl Into<String>) -> Self {
-        Self { message: message.into(), usage: false }
+        Self { message: message.into(), code: NO }
     }
 
     /// The reply that was printed says it already: only the exit code is left to give.
@@ -36,7 +40,7 @@ impl Failure {
 
     /// The command line is wrong.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), usage: true }
+        Self { message: message.into(), code: USAGE }
     }
 
     pub fn not_running() -> Self {
@@ -52,10 +56,14 @@ impl Failure {
             return Self::not_running();
         }
         let message = next::after(&status.message().replace('\n', " "));
-        Self::plain(match command {
+        // As gRPC means it: the change may have been made, or may be made later.
+        let undecided = status.code() == Code::DeadlineExceeded;
+        let outcome = if undecided { "not decided" } else { "failed" };
+        let message = match command {
             "" => message,
-            _ => format!("{command}: failed: {message}"),
-        })
+            _ => format!("{command}: {outcome}: {message}"),
+        };
+        Self { message, code: if undecided { UNDECIDED } else { NO } }
     }
 }
 
@@ -77,7 +85,25 @@ impl Output {
         } else {
             eprintln!("{}", failure.message);
         }
-        ExitCode::from(if failure.usage { 2 } else { 1 })
+        ExitCode::from(failure.code)
+    }
+
+    /// As `confirmed`, for what cannot be undone: nobody at the terminal is no yes.
+    pub fn insists(self, command: &str, question: &str) -> Result<(), Failure> {
+        if !self.ask {
+            return Ok(());
+        }
+        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        if self.json || !terminal {
+            return Err(Failure::plain(format!(
+                "{command}: nothing was changed: it asks for confirmation; type it at a terminal, \
+                 or with --mode=script if you are sure"
+            )));
+        }
+        match self.confirmed(question) {
+            true => Ok(()),
+            false => Err(Failure::plain(format!("{command}: nothing was changed"))),
+        }
     }
 
     /// True unless somebody at a terminal says no.

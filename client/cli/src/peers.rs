@@ -8,6 +8,7 @@ use proto_grpc::control::{
 use crate::arguments::PoolCommand;
 use crate::connection::Control;
 use crate::output::{Failure, Output};
+use crate::recover;
 
 pub async fn pool(
     control: &mut Control,
@@ -35,6 +36,9 @@ pub async fn pool(
                 )
             });
         }
+        PoolCommand::Recover { accept_loss } => {
+            return recover::run(control, output, accept_loss).await;
+        }
     }
     Ok(())
 }
@@ -51,11 +55,26 @@ fn connected(peer: &Peer) -> &'static str {
 fn list(peers: &[Peer]) -> String {
     let name = |p: &Peer| if p.local { "localhost".to_owned() } else { p.hostname.clone() };
     let width = peers.iter().map(|p| name(p).len()).max().unwrap_or(0).max(8);
-    let mut lines = vec![format!("{:36}\t{:width$}\tState", "UUID", "Hostname")];
+    let mut lines = vec![format!("{:36}\t{:width$}\t{:12}\tRole", "UUID", "Hostname", "State")];
     lines.extend(
-        peers.iter().map(|p| format!("{:36}\t{:width$}\t{}", p.uuid, name(p), connected(p))),
+        peers.iter().map(|p| {
+            format!("{:36}\t{:width$}\t{:12}\t{}", p.uuid, name(p), connected(p), role(p))
+        }),
     );
     lines.join("\n")
+}
+
+/// What the peer is in the pool, besides a place for bricks.
+fn role(peer: &Peer) -> String {
+    let lost = peer.state == "Peer lost";
+    let roles = [
+        (lost, "lost"),
+        (peer.witness, "witness"),
+        (peer.leader, "leader"),
+        (peer.voter && !peer.leader, "voter"),
+    ];
+    let roles: Vec<&str> = roles.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    if roles.is_empty() { "-".into() } else { roles.join(",") }
 }
 
 pub async fn status(control: &mut Control, output: Output) -> Result<(), Failure> {
@@ -80,10 +99,17 @@ pub async fn status(control: &mut Control, output: Output) -> Result<(), Failure
 pub async fn probe(
     control: &mut Control,
     output: Output,
-    host: String,
-    fingerprint: String,
+    request: PeerProbeRequest,
 ) -> Result<(), Failure> {
-    let reply = control.peer_probe(PeerProbeRequest { host, fingerprint }).await;
+    if request.reinstalled {
+        let question = format!(
+            "The old state of {} must be gone for ever: that peer can never come back. Its bricks \
+             become the new one's and are compared with the other copies. Do you want to continue?",
+            request.host
+        );
+        output.insists("peer probe", &question)?;
+    }
+    let reply = control.peer_probe(request).await;
     let reply = reply.map_err(|e| Failure::of("peer probe", &e))?.into_inner();
     output.reply(&reply, |r| match r.message.as_str() {
         "success" => "peer probe: success".into(),

@@ -3,7 +3,7 @@
 use proto::options::OPTIONS;
 use proto_grpc::control::{
     BrickStatus, Message, OptionValue, VolumeForceRequest, VolumeGetRequest, VolumeInfo,
-    VolumeRequest, VolumeSetRequest, VolumeStatus,
+    VolumeRequest, VolumeSetRequest, VolumeStatus, VolumeStatusRequest,
 };
 use tonic::{Response, Status};
 
@@ -26,7 +26,9 @@ pub async fn run(
         VolumeCommand::Stop { name, force } => stop(control, output, name, force).await,
         VolumeCommand::Delete { name } => delete(control, output, name).await,
         VolumeCommand::Info { name } => info(control, output, name).await,
-        VolumeCommand::Status { name } => status(control, output, name).await,
+        VolumeCommand::Status { name, detail } => {
+            status(control, output, name, detail.is_some()).await
+        }
         VolumeCommand::List => list(control, output).await,
         VolumeCommand::Set { name, words } => set(control, output, name, &words).await,
         VolumeCommand::Get { name, option } => get(control, output, name, option).await,
@@ -139,14 +141,65 @@ async fn status(
     control: &mut Control,
     output: Output,
     name: Option<String>,
+    detail: bool,
 ) -> Result<(), Failure> {
-    let request = VolumeRequest { name: name.unwrap_or_default() };
+    let request = VolumeStatusRequest { name: name.unwrap_or_default(), detail };
+    let text = if detail { detail_text } else { status_text };
     let reply = control.volume_status(request).await.map_err(|e| Failure::of("", &e))?.into_inner();
     output.reply(&reply, |r| match r.volumes.is_empty() {
         true => "No volumes present".into(),
-        false => r.volumes.iter().map(status_text).collect::<Vec<_>>().join("\n\n"),
+        false => r.volumes.iter().map(text).collect::<Vec<_>>().join("\n\n"),
     });
     Ok(())
+}
+
+/// As GlusterFS prints it, name by name.
+fn detail_text(volume: &VolumeStatus) -> String {
+    let line = "-".repeat(78);
+    let mut text = format!("Status of volume: {}", volume.name);
+    for brick in &volume.bricks {
+        let detail = brick.detail.clone().unwrap_or_default();
+        let number = |n: u64| if n == 0 { "N/A".to_owned() } else { n.to_string() };
+        let word = |w: &str| if w.is_empty() { "N/A".to_owned() } else { w.to_owned() };
+        let size = |n: u64| if n == 0 { "N/A".to_owned() } else { disk_size(n) };
+        let online = if brick.online { "Y" } else { "N" };
+        let rows = [
+            ("Brick", format!("Brick {}:{}", brick.host, brick.path)),
+            ("TCP Port", number(brick.port.into())),
+            ("Online", online.to_owned()),
+            ("Pid", number(brick.pid.into())),
+            ("State", brick.state.clone()),
+            ("File System", word(&detail.fs_name)),
+            ("Device", word(&detail.device)),
+            ("Mount Options", word(&detail.mount_options)),
+            ("Inode Size", number(detail.inode_size.into())),
+            ("Disk Space Free", size(detail.size_free)),
+            ("Total Disk Space", size(detail.size_total)),
+            ("Inode Count", number(detail.total_inodes)),
+            ("Free Inodes", number(detail.free_inodes)),
+        ];
+        text += &format!("\n{line}");
+        for (name, value) in rows {
+            text += &format!("\n{name:<20} : {value:<20}").trim_end().replace("\n\n", "\n");
+        }
+    }
+    for alarm in &volume.alarms {
+        text += &format!("\nALARM: {alarm}");
+    }
+    text
+}
+
+/// As GlusterFS prints sizes: one decimal, powers of 1024.
+fn disk_size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    let mut unit = "Bytes";
+    for next in ["KB", "MB", "GB", "TB", "PB"] {
+        if size < 1024.0 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, next);
+    }
+    format!("{size:.1}{unit}")
 }
 
 fn status_text(volume: &VolumeStatus) -> String {

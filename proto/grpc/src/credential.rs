@@ -5,6 +5,8 @@
 //! certificate, a client token the pool's CA, so that it is good for every peer.
 
 use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -35,6 +37,8 @@ pub struct Credential {
 pub enum CredentialError {
     #[error("{path}: {source}")]
     Read { path: String, source: std::io::Error },
+    #[error("{path} can be read by others than its owner; 'chmod 600 {path}', or make a new token")]
+    Open { path: String },
     #[error("not a Brickwork token (expected one line that starts with '{PREFIX}:')")]
     Format,
 }
@@ -48,10 +52,18 @@ impl fmt::Debug for Credential {
 
 impl Credential {
     /// # Errors
-    /// The file cannot be read, or is no token.
+    /// The file cannot be read, is no token, or others can read it: whoever did has its secret.
     pub fn read(path: &Path) -> Result<Self, CredentialError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| CredentialError::Read { path: path.display().to_string(), source })?;
+        let shown = || path.display().to_string();
+        let failed = |source| CredentialError::Read { path: shown(), source };
+        let mut file = std::fs::File::open(path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        // A pipe (`/dev/stdin`) has no readers but us.
+        if about.is_file() && about.permissions().mode() & 0o077 != 0 {
+            return Err(CredentialError::Open { path: shown() });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
         Self::parse(&text)
     }
 
@@ -163,6 +175,22 @@ mod tests {
         assert_eq!(shown, expected);
         let ticket = Pass::ticket(b"bytes", [1; 32]);
         assert_eq!(Shown::parse(ticket.header()), Some(Shown::Ticket(b"bytes".to_vec())));
+    }
+
+    #[test]
+    fn a_token_that_others_can_read_is_refused_with_the_way_out() {
+        let path = std::env::temp_dir().join(format!("brick-token-{}", std::process::id()));
+        std::fs::write(&path, sample().to_text()).unwrap();
+        let with_mode = |mode: u32| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            Credential::read(&path)
+        };
+        for mode in [0o644, 0o640, 0o604] {
+            let why = with_mode(mode).unwrap_err().to_string();
+            assert!(why.contains("chmod 600"), "{mode:o}: {why}");
+        }
+        assert_eq!(with_mode(0o600).unwrap(), sample());
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -45,6 +45,10 @@ const HEALING: &str = "healing";
 /// Why a member that came back under another incarnation syncs.
 const DAEMON_RESTARTED: &str = "its daemon restarted";
 
+/// Why a member starts from nothing that its brick notes of itself: its peer came back with
+/// another identity, or the pool went on without it. Stays until the member has joined.
+pub const COMPARE_ALL: &str = "its peer was lost or reinstalled: everything is compared";
+
 /// Before the reason of a member that was evicted or left, until the next epoch.
 const OUT: &str = "out: ";
 
@@ -246,7 +250,7 @@ fn brick_up(map: &mut SetMap, brick: BrickId, new: Incarnation) -> Result<Change
         }
         MemberState::Out | MemberState::Syncing => {
             member.state = MemberState::Syncing;
-            if !passed_over(member) {
+            if !passed_over(member) && member.reason != COMPARE_ALL {
                 member.reason = HEALING.into();
             }
             Ok(Change::Noted)
@@ -269,7 +273,9 @@ fn leave(
         MemberState::Out => Err(Void::Same),
         MemberState::Syncing => {
             member.state = MemberState::Out;
-            member.reason = reason.to_owned();
+            if member.reason != COMPARE_ALL {
+                member.reason = reason.to_owned();
+            }
             Ok(Change::Noted)
         }
         MemberState::InSync => remove(map, brick, reason),

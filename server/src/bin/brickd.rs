@@ -1,13 +1,26 @@
 //! brickd: parses the command line, sets up logging, hands over to the daemon.
 
 use std::io::IsTerminal;
+use std::process::ExitCode;
 
 use clap::Parser;
 use server::config::{Arguments, Config, Subcommand};
 use server::{daemon, pool};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever the causes said: it goes to a journal and to a person.
+            let causes: Vec<String> = error.chain().map(|e| e.to_string()).collect();
+            eprintln!("brickd: {}", causes.join(": ").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::load(&arguments)?;
     if let Some(Subcommand::MakeJoinKey { force }) = arguments.command {

@@ -23,7 +23,7 @@ use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId, Stamp, VolumeId};
 use proto_grpc::peer::{BrickRun, HealRun};
 use proto_rules::promise::JoinRefused;
 use proto_rules::restart::Report as BrickReport;
-use proto_rules::set::SetEntry;
+use proto_rules::set::{COMPARE_ALL, SetEntry};
 use proto_rules::{SetKey, Tick};
 use server_store::{Config, NewBrick, Store};
 use tokio::sync::{mpsc, oneshot};
@@ -150,8 +150,18 @@ impl Manager {
         let (path, brick) = (PathBuf::from(&spec.path), spec.brick);
         let (tell, told) = oneshot::channel();
         let mark = self.failed_mark(brick);
-        let distrusted = mark.exists();
+        let failed = mark.exists();
+        // What it notes of itself is of another history: of a pool that was lost, or of nothing.
+        let renewed = map.member(brick).is_some_and(|(_, member)| {
+            member.state != MemberState::InSync && member.reason == COMPARE_ALL
+        });
+        let distrusted = failed || renewed;
+        let made = spec.clone();
         let open = move || {
+            if renewed && is_bare(&path) {
+                tracing::warn!(path = made.path, "an empty folder: the brick is made anew");
+                prepare(&made, false)?;
+            }
             let config = Config { distrusted, ..Config::default() };
             let store = Store::open(&path, brick, config).map_err(|e| e.to_string())?;
             let opened = store.opened();
@@ -172,7 +182,7 @@ impl Manager {
             map: Some(map.clone()),
         };
         let handle = spawn(setup, open).await?;
-        if distrusted {
+        if failed {
             // The brick itself has it on stable storage now that everything is to be compared.
             tracing::warn!(brick = %spec.brick, "its disk had failed: everything is compared");
             std::fs::remove_file(&mark).map_err(|e| format!("{}: {e}", mark.display()))?;
@@ -413,17 +423,29 @@ impl Bricks for Manager {
                     } else {
                         String::new()
                     },
+                    // Asked of the disk only by who wants to know (`pool::disk`).
+                    disk: None,
                 }
             })
             .collect()
     }
 }
 
+/// A folder without anything in it, or none.
+fn is_bare(path: &std::path::Path) -> bool {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 fn prepare(spec: &BrickSpec, force: bool) -> Result<(), String> {
     let path = PathBuf::from(&spec.path);
     if !path.exists() {
-        let parent = path.parent().filter(|p| p.is_dir());
-        parent.ok_or_else(|| format!("there is no folder {}; make it first", spec.path))?;
+        let parent = path.parent().unwrap_or(&path);
+        if !parent.is_dir() {
+            return Err(format!("there is no folder {}; make it first", parent.display()));
+        }
         std::fs::create_dir(&path).map_err(|e| format!("{}: {e}", spec.path))?;
     }
     let new = NewBrick {
@@ -528,7 +550,7 @@ impl Doorman for Manager {
     }
 
     fn is_peer(&self, peer: PeerId) -> bool {
-        self.pool.state().peers.contains_key(&peer)
+        self.pool.state().trusts(peer)
     }
 
     fn me(&self) -> PeerId {

@@ -8,7 +8,7 @@ use proto::fop::{Call, ChangedItem, Recall};
 use proto::map::{MemberState, VolumeMap};
 use proto::{BrickId, Epoch, Errno, Failure, Incarnation, Refusal, SessionId, SetId};
 use proto_grpc::peer::HealRun;
-use proto_rules::set::SetEntry;
+use proto_rules::set::{COMPARE_ALL, SetEntry};
 use tokio::sync::{oneshot, watch};
 
 use super::job::{self, Resume, Surroundings};
@@ -209,6 +209,10 @@ impl Surroundings for World {
     }
 
     fn base(&self) -> Option<Resume> {
+        let distrusted = |(_, m): (_, &proto::map::MemberMap)| m.reason == COMPARE_ALL;
+        if self.map().member(self.handle.identity.brick).is_some_and(distrusted) {
+            return None;
+        }
         let in_sync = match self.handle.gate.in_sync_interval() {
             0 => None,
             since => Some(Resume { since, pending: Vec::new() }),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::BrickId;
+use proto::{BrickId, PeerId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -45,17 +45,21 @@ pub async fn drive(pool: Pool, bricks: Arc<dyn Bricks>) {
 }
 
 fn wanted(pool: &Pool, state: &PoolState) -> BTreeMap<BrickId, (BrickSpec, bool)> {
-    let own = state.bricks().filter(|(_, _, member)| member.peer == pool.id());
-    own.map(|(volume, set, member)| {
-        let spec = BrickSpec {
-            volume: volume.id,
-            volume_name: volume.name.clone(),
-            set: set.id,
-            brick: member.brick,
-            path: member.path.clone(),
-            created_s: volume.created_s,
-        };
-        (member.brick, (spec, volume.started))
+    let started = |spec: &BrickSpec| state.volumes.get(&spec.volume).is_some_and(|v| v.started);
+    let own = own_specs(pool.id(), state).into_iter();
+    own.map(|spec| (spec.brick, (spec.clone(), started(&spec)))).collect()
+}
+
+/// The bricks of one peer.
+pub fn own_specs(peer: PeerId, state: &PoolState) -> Vec<BrickSpec> {
+    let own = state.bricks().filter(|(_, _, member)| member.peer == peer);
+    own.map(|(volume, set, member)| BrickSpec {
+        volume: volume.id,
+        volume_name: volume.name.clone(),
+        set: set.id,
+        brick: member.brick,
+        path: member.path.clone(),
+        created_s: volume.created_s,
     })
     .collect()
 }

@@ -25,6 +25,11 @@ pub enum Command {
     },
     /// The peer's address or ports changed.
     UpdatePeer(NewPeer),
+    /// The machine of `old` was installed anew: `new` is its name and has its bricks.
+    ReplacePeer {
+        old: PeerId,
+        new: NewPeer,
+    },
     CreateVolume(NewVolume),
     StartVolume {
         name: String,

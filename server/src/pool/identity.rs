@@ -112,6 +112,15 @@ impl PoolIdentity {
         files::write_private(&Self::path(state_dir), &serde_json::to_vec(self)?)
     }
 
+    /// Un-pooled from the next start on; the file stays, under another name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_aside(state_dir: &Path) -> anyhow::Result<()> {
+        let (path, aside) = (Self::path(state_dir), state_dir.join("dropped.json"));
+        std::fs::rename(&path, &aside).with_context(|| aside.display().to_string())
+    }
+
     /// # Errors
     /// It could not be removed durably.
     pub fn remove(state_dir: &Path) -> anyhow::Result<()> {

@@ -153,7 +153,7 @@ impl Pool {
         }
     }
 
-    async fn ask(&self, peer: &PeerState, ask: &Ask) -> Answer {
+    pub(super) async fn ask(&self, peer: &PeerState, ask: &Ask) -> Answer {
         if peer.id == self.id() {
             return self.answer(ask).await;
         }

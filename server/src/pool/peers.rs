@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use proto::PeerId;
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 use super::tls::Tls;
@@ -20,6 +21,7 @@ pub enum Lane {
 pub struct Channels {
     tls: Arc<Tls>,
     open: Mutex<HashMap<(Lane, PeerId), Open>>,
+    dropped: Notify,
 }
 
 #[derive(Debug)]
@@ -31,7 +33,7 @@ struct Open {
 
 impl Channels {
     pub fn new(tls: Arc<Tls>) -> Self {
-        Self { tls, open: Mutex::default() }
+        Self { tls, open: Mutex::default(), dropped: Notify::new() }
     }
 
     /// A channel to `peer` at this address; only that peer's certificate is accepted there.
@@ -57,6 +59,18 @@ impl Channels {
         let fresh = Open { host: host.to_owned(), port, channel: channel.clone() };
         open.insert((lane, peer), fresh);
         Ok(channel)
+    }
+
+    /// A peer refused to answer: perhaps because this one does not belong to the pool any more.
+    pub fn refused(&self, status: &tonic::Status) {
+        if super::dropped::says_dropped(status) {
+            self.dropped.notify_one();
+        }
+    }
+
+    /// Returns when a peer has said so.
+    pub async fn dropped(&self) {
+        self.dropped.notified().await;
     }
 
     /// Forgets all: the pool was left.

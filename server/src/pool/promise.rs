@@ -25,6 +25,7 @@ use super::Pool;
 use super::peers::Lane;
 use super::state::PeerState;
 use super::tls;
+use crate::daemon::port_in_use;
 use crate::rpc::caller;
 
 /// A promise that arrives after its whole term is of no use.
@@ -59,7 +60,7 @@ pub fn spawn(pool: Pool, handler: Arc<dyn PromiseHandler>) -> anyhow::Result<()>
     let config = pool.config();
     let address = SocketAddr::new(config.listen, config.promise_port);
     let listener =
-        std::net::TcpListener::bind(address).with_context(|| format!("promise port {address}"))?;
+        std::net::TcpListener::bind(address).with_context(|| port_in_use("promise", &address))?;
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("promise".into());
@@ -122,7 +123,10 @@ async fn exchange(pool: &Pool, handler: &dyn PromiseHandler, peer: &PeerState) {
     let answer = async { PromiseClient::new(channel).ping(ping).await };
     match tokio::time::timeout(PING_TIMEOUT, answer).await {
         Ok(Ok(answer)) => handler.on_answer(peer.id, &answer.into_inner().data),
-        Ok(Err(error)) => tracing::debug!(peer = peer.host, error = error.message(), "ping"),
+        Ok(Err(error)) => {
+            pool.refused(&error);
+            tracing::debug!(peer = peer.host, error = error.message(), "ping");
+        }
         Err(_) => tracing::debug!(peer = peer.host, "ping not answered"),
     }
 }

@@ -6,6 +6,7 @@
 pub mod log;
 pub mod machine;
 pub mod network;
+mod reset;
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use proto::PeerId;
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, CommandReply};
+
+pub use reset::reset;
 
 openraft::declare_raft_types!(
     pub Types:

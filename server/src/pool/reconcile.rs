@@ -59,8 +59,7 @@ fn due(state: &PoolState, now: &openraft::RaftMetrics<u64, RaftPeer>) -> Option<
     let membership = now.membership_config.membership();
     let nodes: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
     let missing: BTreeMap<u64, RaftPeer> = state
-        .peers
-        .values()
+        .living()
         .filter(|p| !nodes.contains(&p.node))
         .map(|p| {
             let (id, host, control_port) = (p.id, p.host.clone(), p.control_port);
@@ -78,7 +77,7 @@ fn due(state: &PoolState, now: &openraft::RaftMetrics<u64, RaftPeer>) -> Option<
     }
     let gone: BTreeSet<u64> = nodes
         .into_iter()
-        .filter(|n| state.peer_by_node(*n).is_none() && !current.contains(n))
+        .filter(|n| state.peer_by_node(*n).is_none_or(|p| p.lost) && !current.contains(n))
         .collect();
     (!gone.is_empty()).then_some(ChangeMembers::RemoveNodes(gone))
 }

@@ -4,6 +4,7 @@
 //! peer that applied the same log holds the same state. Knows nothing of raft's types.
 
 pub mod apply;
+pub mod recover;
 pub mod slots;
 pub mod validate;
 pub mod voters;
@@ -45,6 +46,10 @@ pub struct PeerState {
     pub data_port: u16,
     pub promise_port: u16,
     pub witness: bool,
+    /// `pool recover` went on without it: its certificate is void, its bricks wait for whoever
+    /// is probed in its place.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +84,16 @@ impl PoolState {
 
     pub fn peer_by_node(&self, node: u64) -> Option<&PeerState> {
         self.peers.values().find(|p| p.node == node)
+    }
+
+    /// Peers that belong to the pool and are not lost.
+    pub fn living(&self) -> impl Iterator<Item = &PeerState> {
+        self.peers.values().filter(|p| !p.lost)
+    }
+
+    /// Whether the peer belongs to the pool and is not lost.
+    pub fn trusts(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|p| !p.lost)
     }
 
     /// Every brick of the pool with its volume and set.

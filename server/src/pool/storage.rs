@@ -46,6 +46,16 @@ pub fn open(
     Ok((LogStore::open(db.clone())?, Machine::open(db, published)?))
 }
 
+/// Keeps the log of a membership that another peer ended, under a name that nothing opens.
+///
+/// # Errors
+/// The folder cannot be renamed.
+pub fn set_aside(state_dir: &Path, pool: &PoolIdentity) -> anyhow::Result<()> {
+    let aside = state_dir.join(format!("dropped-{}-{}", pool.pool_id, pool.node));
+    let renamed = std::fs::rename(path(state_dir, pool), &aside);
+    renamed.with_context(|| aside.display().to_string())
+}
+
 /// Removes what memberships that are over left behind.
 ///
 /// # Errors

@@ -94,7 +94,7 @@ fn mount(pool: &Pool, bytes: &[u8]) -> Result<Caller, Status> {
         .map_err(|error| Status::unauthenticated(error.to_string()))?;
     let state = pool.state();
     let known = match &ticket.holder {
-        Holder::Peer(peer) => state.peers.contains_key(peer),
+        Holder::Peer(peer) => state.trusts(*peer),
         Holder::Client(name) => state.clients.contains_key(name),
     };
     match known {

@@ -7,6 +7,7 @@ mod clients;
 mod heal;
 mod hosts;
 mod peers;
+mod recover;
 mod volume_change;
 mod volume_create;
 mod volume_options;
@@ -16,9 +17,9 @@ use proto_grpc::control::control_server::Control;
 use proto_grpc::control::{
     ClientAddReply, ClientListReply, ClientRequest, HealInfoReply, Message, Nothing,
     PeerAcceptRequest, PeerCanStopReply, PeerCanStopRequest, PeerDetachRequest, PeerProbeReply,
-    PeerProbeRequest, PeersReply, VolumeCreateRequest, VolumeForceRequest, VolumeGetReply,
-    VolumeGetRequest, VolumeInfoReply, VolumeRequest, VolumeSetRequest, VolumeStatusReply,
-    WhoamiReply,
+    PeerProbeRequest, PeersReply, PoolRecoverReply, PoolRecoverRequest, VolumeCreateRequest,
+    VolumeForceRequest, VolumeGetReply, VolumeGetRequest, VolumeInfoReply, VolumeRequest,
+    VolumeSetRequest, VolumeStatusReply, VolumeStatusRequest, WhoamiReply,
 };
 use tonic::{Request, Response, Status};
 
@@ -36,6 +37,8 @@ fn refuse(why: impl std::fmt::Display) -> Status {
 fn pool_error(error: &PoolError) -> Status {
     match error {
         PoolError::NotPooled => refuse(error),
+        // The code by which gRPC says just this.
+        PoolError::Undecided => Status::deadline_exceeded(error.to_string()),
         PoolError::NoMajority | PoolError::Internal(_) => Status::unavailable(error.to_string()),
     }
 }
@@ -79,6 +82,7 @@ macro_rules! calls {
 calls! {
     whoami(Nothing) -> WhoamiReply = peers::whoami;
     peers(Nothing) -> PeersReply = peers::list;
+    pool_recover(PoolRecoverRequest) -> PoolRecoverReply = recover::recover;
     peer_probe(PeerProbeRequest) -> PeerProbeReply = peers::probe;
     peer_accept(PeerAcceptRequest) -> Message = peers::accept;
     peer_detach(PeerDetachRequest) -> Message = peers::detach;
@@ -88,7 +92,7 @@ calls! {
     volume_stop(VolumeForceRequest) -> Message = volume_change::stop;
     volume_delete(VolumeRequest) -> Message = volume_change::delete;
     volume_info(VolumeRequest) -> VolumeInfoReply = volume_show::info;
-    volume_status(VolumeRequest) -> VolumeStatusReply = volume_show::status;
+    volume_status(VolumeStatusRequest) -> VolumeStatusReply = volume_show::status;
     volume_set(VolumeSetRequest) -> Message = volume_options::set;
     volume_get(VolumeGetRequest) -> VolumeGetReply = volume_options::get;
     volume_reset(VolumeGetRequest) -> Message = volume_options::reset;

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status};
 
 use super::caller;
-use crate::pool::{Hooks, Pool};
+use crate::pool::{Hooks, Pool, disk};
 
 pub struct Service(pub Pool);
 
@@ -52,6 +52,8 @@ impl PoolService for Service {
             peer_id: self.0.id().as_bytes().to_vec().into(),
             applied: self.0.state().applied,
             leader: self.0.leader().map_or(0, |l| l.node),
+            last_term: self.0.log_end().map_or(0, |end| end.0),
+            last_index: self.0.log_end().map_or(0, |end| end.1),
         }))
     }
 
@@ -78,7 +80,12 @@ impl PoolService for Service {
         request: Request<BrickStatusRequest>,
     ) -> Result<Response<BrickStatusReply>, Status> {
         caller::peer(&self.0, &request)?;
-        let bricks = self.hooks()?.bricks.status(volume(&request.get_ref().volume_id)?);
+        let request = request.get_ref();
+        let volume = volume(&request.volume_id)?;
+        let mut bricks = self.hooks()?.bricks.status(volume);
+        if request.detail {
+            disk::describe(&self.0, volume, &mut bricks).await;
+        }
         Ok(Response::new(BrickStatusReply { bricks }))
     }
 

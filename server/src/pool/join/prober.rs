@@ -53,7 +53,12 @@ impl Pool {
     ///
     /// # Errors
     /// One line with the next step.
-    pub async fn probe(&self, host: &str, expected: Option<[u8; 32]>) -> anyhow::Result<Probed> {
+    pub async fn probe(
+        &self,
+        host: &str,
+        expected: Option<[u8; 32]>,
+        reinstalled: bool,
+    ) -> anyhow::Result<Probed> {
         let mut there = self.reach(host).await?;
         let hello = self.hello(&mut there).await?.0;
         if let Some(settled) = self.settled(host, &hello)? {
@@ -69,10 +74,11 @@ impl Pool {
         }
         let (hello, nonce) = self.hello(&mut there).await?;
         let csr = self.prove(&mut there, &hello, nonce, expected).await?;
-        let peer = self.add(host, &hello).await?;
+        let peer = self.add(host, &hello, reinstalled).await?;
         let welcome = self.welcome(&mut there, host, &peer, &csr).await;
         if let Err(error) = welcome {
-            // The log must not name a peer that never came in.
+            // The log must not name a peer that never came in; one that holds bricks stays, and
+            // is probed again.
             let _ = self.propose(Command::RemovePeer { peer: peer.id }).await;
             return Err(error);
         }
@@ -82,6 +88,9 @@ impl Pool {
 
     async fn reach(&self, host: &str) -> anyhow::Result<Stranger> {
         let port = self.config().control_port;
+        if let Err(error) = tokio::net::lookup_host((host, port)).await {
+            bail!("{host} cannot be resolved ({error}); check the name, or give an address");
+        }
         let stream = self.tls().dial_stranger(host, port).connect().await;
         let stream = stream.map_err(|error| {
             anyhow::anyhow!(
@@ -126,6 +135,10 @@ impl Pool {
         }
         let ours = self.membership().is_some_and(|m| m.pool_id.as_bytes()[..] == hello.pool_id[..]);
         match self.state().peers.get(&id) {
+            Some(known) if ours && known.lost => bail!(
+                "{host} was lost when the pool was recovered and still has its old state; start \
+                 brickd there and give it some seconds to notice, or empty its state folder"
+            ),
             Some(known) if ours => Ok(Some(Probed::Known(known.clone()))),
             _ => bail!(
                 "{host} is either already part of another pool or was detached while it was away; \
@@ -173,7 +186,12 @@ impl Pool {
         Ok(reply.csr.to_vec())
     }
 
-    async fn add(&self, host: &str, hello: &HelloReply) -> anyhow::Result<PeerState> {
+    async fn add(
+        &self,
+        host: &str,
+        hello: &HelloReply,
+        reinstalled: bool,
+    ) -> anyhow::Result<PeerState> {
         let id = PeerId::from_slice(&hello.peer_id).context("the probed peer has no id")?;
         let port = |p: u32| u16::try_from(p).context("the probed peer named a bad port");
         let new = NewPeer {
@@ -184,12 +202,30 @@ impl Pool {
             promise_port: port(hello.promise_port)?,
             witness: hello.witness,
         };
-        if self.state().peers.contains_key(&id) {
+        let state = self.state();
+        let same = |p: &&PeerState| {
+            p.id == id || (p.host.eq_ignore_ascii_case(host) && p.control_port == new.control_port)
+        };
+        let command = match state.peers.values().find(same) {
+            None => Command::AddPeer(new),
+            Some(old) if reinstalled => {
+                ensure!(!self.answers(old).await, "{host} answers under its old name still");
+                Command::ReplacePeer { old: old.id, new }
+            }
+            Some(old) if old.id != id || old.lost || state.holds_bricks(id) => bail!(
+                "{host} is in the pool as {}, and whoever answers there has another state; if that \
+                 machine was installed anew, or its state folder is lost for ever, \
+                 'brick peer probe {host} --reinstalled' gives it its bricks back",
+                old.id
+            ),
             // It is listed and un-pooled: a join that was cut short, or it lost its state.
-            let reply = self.propose(Command::RemovePeer { peer: id }).await?;
-            reply.done().map_err(anyhow::Error::msg)?;
-        }
-        self.propose(Command::AddPeer(new)).await?.done().map_err(anyhow::Error::msg)?;
+            Some(_) => {
+                let reply = self.propose(Command::RemovePeer { peer: id }).await?;
+                reply.done().map_err(anyhow::Error::msg)?;
+                Command::AddPeer(new)
+            }
+        };
+        self.propose(command).await?.done().map_err(anyhow::Error::msg)?;
         self.state().peers.get(&id).cloned().context("the pool's log is behind; probe again")
     }
 

@@ -140,12 +140,30 @@ async fn served_incarnations(
 impl Pool {
     /// What a peer knows of its bricks of a volume; `None` when it does not answer.
     pub async fn brick_runs(&self, peer: &PeerState, volume: VolumeId) -> Option<Vec<BrickRun>> {
+        self.brick_runs_with(peer, volume, false).await
+    }
+
+    /// The same; with `detail` what their disks say, if they say it soon.
+    pub async fn brick_runs_with(
+        &self,
+        peer: &PeerState,
+        volume: VolumeId,
+        detail: bool,
+    ) -> Option<Vec<BrickRun>> {
+        if peer.lost {
+            return None;
+        }
         if peer.id == self.id() {
-            return Some(self.hooks().map(|h| h.bricks.status(volume)).unwrap_or_default());
+            let mut runs = self.hooks().map(|h| h.bricks.status(volume)).unwrap_or_default();
+            if detail {
+                crate::pool::disk::describe(self, volume, &mut runs).await;
+            }
+            return Some(runs);
         }
         let volume_id = volume.as_bytes().to_vec().into();
-        let mut request = tonic::Request::new(BrickStatusRequest { volume_id });
-        request.set_timeout(std::time::Duration::from_secs(1));
+        let mut request = tonic::Request::new(BrickStatusRequest { volume_id, detail });
+        let limit_s = if detail { 3 } else { 1 };
+        request.set_timeout(std::time::Duration::from_secs(limit_s));
         let reply = self.peer_client(peer).ok()?.brick_status(request).await.ok()?;
         Some(reply.into_inner().bricks)
     }

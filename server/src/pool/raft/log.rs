@@ -19,9 +19,9 @@ use super::{StorageError, Types};
 pub const LOG: &str = "raft-log";
 /// Column family of single values.
 pub const META: &str = "raft-meta";
-const VOTE: &[u8] = b"vote";
-const COMMITTED: &[u8] = b"committed";
-const PURGED: &[u8] = b"purged";
+pub(super) const VOTE: &[u8] = b"vote";
+pub(super) const COMMITTED: &[u8] = b"committed";
+pub(super) const PURGED: &[u8] = b"purged";
 
 #[derive(Clone)]
 pub struct LogStore {
@@ -61,6 +61,30 @@ impl LogStore {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().expect("no panic under this lock")
+    }
+
+    /// Every entry, the greatest term seen, and the last index.
+    pub(super) fn all(&self) -> (Vec<Entry<Types>>, u64, u64) {
+        let memory = self.memory();
+        let last = memory.entries.last_key_value().map(|(_, e)| *e.get_log_id());
+        let last = last.or(memory.purged);
+        let term = memory.vote.map_or(0, |v| v.leader_id().term);
+        let entries = memory.entries.values().cloned().collect();
+        let of_log = last.map_or((0, 0), |id| (id.leader_id.term, id.index));
+        (entries, term.max(of_log.0), of_log.1)
+    }
+
+    /// The end of the log: its entry's term and index.
+    pub fn end(&self) -> (u64, u64) {
+        let memory = self.memory();
+        let last = memory.entries.last_key_value().map(|(_, e)| *e.get_log_id());
+        last.or(memory.purged).map_or((0, 0), |id| (id.leader_id.term, id.index))
+    }
+
+    /// The log is empty behind `at`, as [`super::reset`] has stored it.
+    pub(super) fn begin_anew(&self, vote: Vote<u64>, at: LogId<u64>) {
+        let (purged, committed) = (Some(at), Some(at));
+        *self.memory() = Memory { entries: BTreeMap::new(), purged, vote: Some(vote), committed };
     }
 
     /// Runs a batch with a synced WAL on a blocking thread.

@@ -22,11 +22,11 @@ use crate::pool::state::apply::apply;
 
 /// Column family of the snapshot.
 pub const STATE: &str = "state";
-const SNAPSHOT: &[u8] = b"snapshot";
+pub(super) const SNAPSHOT: &[u8] = b"snapshot";
 
 #[derive(Clone)]
 pub struct Machine {
-    db: Arc<DB>,
+    pub(super) db: Arc<DB>,
     published: Arc<Published>,
     /// The membership that this machine publishes for.
     term: u64,
@@ -34,17 +34,51 @@ pub struct Machine {
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
-struct Applied {
-    last: Option<LogId<u64>>,
-    membership: StoredMembership<u64, RaftPeer>,
-    state: PoolState,
+pub(super) struct Applied {
+    pub last: Option<LogId<u64>>,
+    pub membership: StoredMembership<u64, RaftPeer>,
+    pub state: PoolState,
 }
 
 /// What is stored and sent.
 #[derive(Serialize, Deserialize)]
-struct Stored {
-    meta: SnapshotMeta<u64, RaftPeer>,
-    applied: Applied,
+pub(super) struct Stored {
+    pub meta: SnapshotMeta<u64, RaftPeer>,
+    pub applied: Applied,
+}
+
+impl Applied {
+    fn take(&mut self, entry: Entry<Types>) -> CommandReply {
+        let index = entry.log_id.index;
+        self.last = Some(entry.log_id);
+        let reply = match entry.payload {
+            EntryPayload::Blank => CommandReply::Done { index },
+            EntryPayload::Normal(command) => apply(&mut self.state, index, &command),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                CommandReply::Done { index }
+            }
+        };
+        self.state.applied = index;
+        reply
+    }
+
+    /// Of which entry on the log says more.
+    fn next(&self) -> u64 {
+        self.last.map_or(0, |id| id.index + 1)
+    }
+}
+
+impl Stored {
+    pub fn new(applied: Applied) -> Self {
+        let snapshot_id = applied.last.map_or_else(String::new, |id| id.to_string());
+        let meta = SnapshotMeta {
+            last_log_id: applied.last,
+            last_membership: applied.membership.clone(),
+            snapshot_id,
+        };
+        Self { meta, applied }
+    }
 }
 
 impl Machine {
@@ -60,6 +94,24 @@ impl Machine {
         let term = published.begin();
         published.publish(term, &applied.state);
         Ok(Self { db, published, term, current: Arc::new(Mutex::new(applied)) })
+    }
+
+    /// What it would be if all of `entries` were committed.
+    pub(super) fn with(&self, entries: Vec<Entry<Types>>) -> Applied {
+        let mut applied = self.current().clone();
+        for entry in entries {
+            if entry.log_id.index >= applied.next() {
+                applied.take(entry);
+            }
+        }
+        applied
+    }
+
+    /// From now on this is the state.
+    pub(super) fn replace(&self, applied: Applied) {
+        let mut current = self.current();
+        *current = applied;
+        self.published.publish(self.term, &current.state);
     }
 
     fn current(&self) -> MutexGuard<'_, Applied> {
@@ -102,20 +154,7 @@ impl RaftStateMachine<Types> for Machine {
         I::IntoIter: Send,
     {
         let mut current = self.current();
-        let mut replies = Vec::new();
-        for entry in entries {
-            let index = entry.log_id.index;
-            current.last = Some(entry.log_id);
-            replies.push(match entry.payload {
-                EntryPayload::Blank => CommandReply::Done { index },
-                EntryPayload::Normal(command) => apply(&mut current.state, index, &command),
-                EntryPayload::Membership(membership) => {
-                    current.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    CommandReply::Done { index }
-                }
-            });
-            current.state.applied = index;
-        }
+        let replies = entries.into_iter().map(|entry| current.take(entry)).collect();
         self.published.publish(self.term, &current.state);
         Ok(replies)
     }
@@ -158,14 +197,7 @@ impl RaftStateMachine<Types> for Machine {
 
 impl RaftSnapshotBuilder<Types> for Machine {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        let applied = self.current().clone();
-        let snapshot_id = applied.last.map_or_else(String::new, |id| id.to_string());
-        let meta = SnapshotMeta {
-            last_log_id: applied.last,
-            last_membership: applied.membership.clone(),
-            snapshot_id,
-        };
-        let snapshot = snapshot_of(Stored { meta, applied })?;
+        let snapshot = snapshot_of(Stored::new(self.current().clone()))?;
         self.store(snapshot.snapshot.get_ref().clone())
             .await
             .map_err(|e| StorageIOError::write_snapshot(Some(snapshot.meta.signature()), &e))?;

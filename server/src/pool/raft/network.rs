@@ -86,7 +86,8 @@ impl Link {
             let (id, target, timeout) = (self.network.node, self.target, ttl);
             return Err(RPCError::Timeout(Timeout { action: kind, id, target, timeout }));
         };
-        let blob = answer.map_err(|e| Unreachable::new(&e))?.into_inner();
+        let blob = answer.inspect_err(|e| self.network.channels.refused(e));
+        let blob = blob.map_err(|e| Unreachable::new(&e))?.into_inner();
         let answer: Result<A, E> =
             serde_json::from_slice(&blob.data).map_err(|e| NetworkError::new(&e))?;
         answer.map_err(|e| RemoteError::new_with_node(self.target, self.peer.clone(), e).into())

@@ -8,7 +8,9 @@ use proto::{PeerId, VolumeId};
 use proto_rules::SetKey;
 use proto_rules::set::{self, SetEntry, SetOutcome};
 
-use super::{ClientState, PeerState, PoolState, STATE_FORMAT, VolumeState, slots, validate};
+use super::{
+    ClientState, PeerState, PoolState, STATE_FORMAT, VolumeState, recover, slots, validate,
+};
 use crate::pool::command::{Command, CommandReply, NewPeer, NewVolume, SetResult, unstarted_set};
 
 /// 1 MiB, as DESIGN section 11 has it.
@@ -26,6 +28,7 @@ pub fn apply(state: &mut PoolState, index: u64, command: &Command) -> CommandRep
         Command::AddPeer(peer) => add_peer(state, index, peer),
         Command::RemovePeer { peer } => remove_peer(state, *peer),
         Command::UpdatePeer(peer) => update_peer(state, index, peer),
+        Command::ReplacePeer { old, new } => recover::replace_peer(state, index, *old, new),
         Command::CreateVolume(volume) => create_volume(state, index, volume),
         Command::StartVolume { name, force } => start_volume(state, index, name, *force),
         Command::StopVolume { name, force } => stop_volume(state, index, name, *force),
@@ -64,7 +67,7 @@ fn create_pool(
     Ok(())
 }
 
-fn peer_state(peer: &NewPeer, node: u64) -> PeerState {
+pub(super) fn peer_state(peer: &NewPeer, node: u64) -> PeerState {
     PeerState {
         id: peer.id,
         node,
@@ -73,6 +76,7 @@ fn peer_state(peer: &NewPeer, node: u64) -> PeerState {
         data_port: peer.data_port,
         promise_port: peer.promise_port,
         witness: peer.witness,
+        lost: false,
     }
 }
 

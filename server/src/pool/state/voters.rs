@@ -10,13 +10,13 @@ use super::PoolState;
 
 /// The node numbers that should vote.
 pub fn desired(state: &PoolState, current: &BTreeSet<u64>) -> BTreeSet<u64> {
+    let count = state.living().count();
     let mut nodes: Vec<(bool, bool, u64)> = state
-        .peers
-        .values()
-        .map(|p| (!(p.witness && state.peers.len() >= 3), !current.contains(&p.node), p.node))
+        .living()
+        .map(|p| (!(p.witness && count >= 3), !current.contains(&p.node), p.node))
         .collect();
     nodes.sort_unstable();
-    nodes.into_iter().take(seats(state.peers.len())).map(|(_, _, node)| node).collect()
+    nodes.into_iter().take(seats(count)).map(|(_, _, node)| node).collect()
 }
 
 fn seats(peers: usize) -> usize {
@@ -45,6 +45,7 @@ mod tests {
                 data_port: 2,
                 promise_port: 3,
                 witness: *witness,
+                lost: false,
             };
             state.peers.insert(id, peer);
         }
@@ -71,6 +72,13 @@ mod tests {
             voters(&[(2, false), (3, false), (4, false), (9, false)], &[3, 4, 9]),
             [3, 4, 9]
         );
+    }
+
+    #[test]
+    fn who_is_lost_has_no_seat() {
+        let mut state = pool(&[(1, false), (2, false), (3, false)]);
+        state.peers.values_mut().filter(|p| p.node < 3).for_each(|p| p.lost = true);
+        assert_eq!(desired(&state, &BTreeSet::from([3])), BTreeSet::from([3]));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use proto_grpc::control::{
     Message, Nothing, Peer, PeerAcceptRequest, PeerCanStopReply, PeerCanStopRequest,
     PeerDetachRequest, PeerProbeReply, PeerProbeRequest, PeersReply, VolumeRequest, WhoamiReply,
 };
-use proto_grpc::peer::{Empty, PingRequest};
+use proto_grpc::peer::Empty;
 use proto_rules::set::{CannotStop, can_stop as set_can_stop};
 use tonic::Status;
 
@@ -18,10 +18,8 @@ use super::{commit, heal, hosts, message, refuse};
 use crate::pool::command::Command;
 use crate::pool::join::{Probed, hex, unhex};
 use crate::pool::state::{PeerState, PoolState};
-use crate::pool::{Pool, identity};
+use crate::pool::{Pool, PoolError, identity};
 
-/// A living peer answers within a millisecond; a dead one should not delay `peer status`.
-const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 /// For raft to drop a detached peer.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -46,8 +44,8 @@ pub async fn list(pool: &Pool, _: Nothing) -> Result<PeersReply, Status> {
         Peer {
             uuid: peer.id.to_string(),
             hostname: peer.host.clone(),
-            state: "Peer in Cluster".into(),
-            connected: reachable(pool, peer).await,
+            state: if peer.lost { "Peer lost" } else { "Peer in Cluster" }.into(),
+            connected: pool.answers(peer).await,
             local: peer.id == pool.id(),
             leader: leader == Some(peer.id),
             voter: voters.contains(&peer.node),
@@ -59,16 +57,6 @@ pub async fn list(pool: &Pool, _: Nothing) -> Result<PeersReply, Status> {
     Ok(PeersReply { pool_id, peers })
 }
 
-/// Whether the peer answers now.
-pub async fn reachable(pool: &Pool, peer: &PeerState) -> bool {
-    if peer.id == pool.id() {
-        return true;
-    }
-    let Ok(mut client) = pool.peer_client(peer) else { return false };
-    let ping = client.ping(PingRequest {});
-    matches!(tokio::time::timeout(PING_TIMEOUT, ping).await, Ok(Ok(_)))
-}
-
 pub async fn probe(pool: &Pool, request: PeerProbeRequest) -> Result<PeerProbeReply, Status> {
     let host = request.host.trim();
     if !hosts::plausible(host) {
@@ -78,7 +66,12 @@ pub async fn probe(pool: &Pool, request: PeerProbeRequest) -> Result<PeerProbeRe
         "" => None,
         text => Some(unhex(text).ok_or_else(|| refuse("a fingerprint has 64 hexadecimal digits"))?),
     };
-    let probed = pool.probe(host, expected).await.map_err(|e| refuse(format!("{e:#}")))?;
+    let probed = pool.probe(host, expected, request.reinstalled).await.map_err(|e| match e
+        .downcast_ref::<PoolError>()
+    {
+        Some(error) => super::pool_error(error),
+        None => refuse(format!("{e:#}")),
+    })?;
     let port = pool.config().control_port;
     let (text, peer, fingerprint) = match probed {
         Probed::Added { peer, fingerprint } => ("success".into(), Some(peer), hex(&fingerprint)),
@@ -106,8 +99,8 @@ pub async fn detach(pool: &Pool, request: PeerDetachRequest) -> Result<Message, 
     if peer.id == pool.id() {
         return Err(refuse(format!("{host} is localhost; detach it from another peer")));
     }
-    let there = reachable(pool, &peer).await;
-    if !there && !request.force {
+    let there = pool.answers(&peer).await;
+    if !there && !request.force && !peer.lost {
         return Err(refuse(
             "the peer is probably down. Check with 'brick peer status', or use 'force'",
         ));
@@ -144,8 +137,8 @@ pub async fn can_stop(
     let (state, host) = (pool.state(), request.host.as_str());
     let peer = hosts::find(pool, &state, host).await;
     let peer = peer.ok_or_else(|| refuse(format!("{host} is not part of cluster")))?;
-    let others = state.peers.values().filter(|p| p.id != peer.id);
-    let alive = others.map(|p| async move { reachable(pool, p).await.then_some(p.node) });
+    let others = state.living().filter(|p| p.id != peer.id);
+    let alive = others.map(|p| async move { pool.answers(p).await.then_some(p.node) });
     let alive: BTreeSet<u64> =
         futures_util::future::join_all(alive).await.into_iter().flatten().collect();
     let doubtful = not_current(pool, &state).await?;
@@ -204,7 +197,7 @@ fn reasons_to_stay(
         }
     }
     let left = voters.iter().filter(|v| **v != peer.node && alive.contains(v)).count();
-    if voters.contains(&peer.node) && left <= voters.len() / 2 && state.peers.len() > 1 {
+    if voters.contains(&peer.node) && left <= voters.len() / 2 && state.living().count() > 1 {
         reasons.push(format!(
             "the pool would have {left} of {} voters, which is no majority",
             voters.len()

@@ -8,7 +8,7 @@ use proto_grpc::control::{Message, VolumeCreateRequest};
 use proto_grpc::peer::{Blob, PrepareBrickRequest};
 use tonic::Status;
 
-use super::{hosts, message, peers, pool_error, refuse};
+use super::{hosts, message, pool_error, refuse};
 use crate::pool::bricks::BrickSpec;
 use crate::pool::command::{Command, CommandReply, NewBrick, NewVolume};
 use crate::pool::state::{PeerState, PoolState, validate};
@@ -114,7 +114,7 @@ async fn all_reachable(pool: &Pool, state: &PoolState, volume: &NewVolume) -> Re
     let asked = ids
         .iter()
         .filter_map(|id| state.peers.get(id))
-        .map(|peer| async move { (peer, peers::reachable(pool, peer).await) });
+        .map(|peer| async move { (peer, pool.answers(peer).await) });
     for (peer, there) in futures_util::future::join_all(asked).await {
         if !there {
             return Err(refuse(format!(

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use proto::map::{MemberMap, MemberState, SetMap};
 use proto::{BrickId, PeerId};
 use proto_grpc::control::{
-    BrickInfo, BrickStatus, OptionValue, VolumeInfo, VolumeInfoReply, VolumeRequest, VolumeStatus,
-    VolumeStatusReply,
+    BrickDetail, BrickInfo, BrickStatus, OptionValue, VolumeInfo, VolumeInfoReply, VolumeRequest,
+    VolumeStatus, VolumeStatusReply, VolumeStatusRequest,
 };
 use proto_grpc::peer::BrickRun;
 use tonic::Status;
@@ -78,25 +78,46 @@ fn info_of(state: &PoolState, volume: &VolumeState) -> VolumeInfo {
     }
 }
 
-pub async fn status(pool: &Pool, request: VolumeRequest) -> Result<VolumeStatusReply, Status> {
+pub async fn status(
+    pool: &Pool,
+    request: VolumeStatusRequest,
+) -> Result<VolumeStatusReply, Status> {
     let state = pool.state();
-    let mut volumes = Vec::new();
-    for volume in self::volumes(&state, &request.name)? {
-        volumes.push(status_of(pool, &state, &volume).await);
+    let wanted = volumes(&state, &request.name)?;
+    let all = wanted.iter().map(|volume| status_of(pool, &state, volume, request.detail));
+    let (mut volumes, majority) =
+        futures_util::join!(futures_util::future::join_all(all), majority_alarm(pool));
+    for volume in &mut volumes {
+        volume.alarms.extend(majority.clone());
     }
     Ok(VolumeStatusReply { volumes })
+}
+
+/// Why nothing can be decided, as this peer sees it.
+async fn majority_alarm(pool: &Pool) -> Option<String> {
+    let (silent, voters) = pool.silent_voters().await;
+    let there = voters - silent.len();
+    (there <= voters / 2 && voters > 0).then(|| {
+        let hosts: Vec<_> = silent.iter().map(|p| p.host.as_str()).collect();
+        format!(
+            "{there} of {voters} voters answer here, which is no majority: no failed brick can be \
+             left behind, none can return, and no configuration change is possible; start brickd \
+             on {}",
+            hosts.join(", ")
+        )
+    })
 }
 
 /// What each peer says of its bricks; `None` where it does not answer.
 type Runs = BTreeMap<PeerId, Option<BTreeMap<BrickId, BrickRun>>>;
 
-async fn runs(pool: &Pool, state: &PoolState, volume: &VolumeState) -> Runs {
+async fn runs(pool: &Pool, state: &PoolState, volume: &VolumeState, detail: bool) -> Runs {
     let mut peers: Vec<PeerId> = volume.bricks().map(|m| m.peer).collect();
     peers.sort_unstable();
     peers.dedup();
     let asked = peers.into_iter().map(|id| async move {
         let runs = match state.peers.get(&id) {
-            Some(peer) => pool.brick_runs(peer, volume.id).await,
+            Some(peer) => pool.brick_runs_with(peer, volume.id, detail).await,
             None => None,
         };
         let by_id = |run: BrickRun| Some((BrickId::from_slice(&run.brick_id)?, run));
@@ -105,8 +126,13 @@ async fn runs(pool: &Pool, state: &PoolState, volume: &VolumeState) -> Runs {
     futures_util::future::join_all(asked).await.into_iter().collect()
 }
 
-async fn status_of(pool: &Pool, state: &PoolState, volume: &VolumeState) -> VolumeStatus {
-    let runs = runs(pool, state, volume).await;
+async fn status_of(
+    pool: &Pool,
+    state: &PoolState,
+    volume: &VolumeState,
+    detail: bool,
+) -> VolumeStatus {
+    let runs = runs(pool, state, volume, detail).await;
     let bricks = volume
         .sets
         .iter()
@@ -117,7 +143,7 @@ async fn status_of(pool: &Pool, state: &PoolState, volume: &VolumeState) -> Volu
         name: volume.name.clone(),
         status: volume.status_name().into(),
         bricks,
-        alarms: alarms(volume),
+        alarms: alarms(state, volume),
     }
 }
 
@@ -130,7 +156,11 @@ fn brick_of(
     let silent = matches!(runs, Some(None) | None);
     let run = runs.and_then(Option::as_ref).and_then(|r| r.get(&member.brick)).cloned();
     let run = run.unwrap_or_default();
+    let lost = state.peers.get(&member.peer).is_some_and(|p| p.lost);
     let reason = match (silent, run.error.is_empty()) {
+        (true, _) if lost => "its peer is lost; 'brick peer probe HOST --reinstalled' brings \
+                              it back"
+            .replace("HOST", &host(state, member.peer)),
         (true, _) => "its peer does not answer".to_owned(),
         (false, false) => run.error,
         (false, true) => member.reason.clone(),
@@ -150,23 +180,46 @@ fn brick_of(
         incarnation: member.incarnation.0,
         free_bytes: run.free_bytes,
         total_bytes: run.total_bytes,
+        detail: run.disk.map(|disk| BrickDetail {
+            device: disk.device,
+            fs_name: disk.fs_name,
+            mount_options: disk.mount_options,
+            inode_size: disk.inode_size,
+            size_free: disk.free_bytes,
+            size_total: disk.total_bytes,
+            free_inodes: disk.free_inodes,
+            total_inodes: disk.total_inodes,
+        }),
     }
 }
 
-fn alarms(volume: &VolumeState) -> Vec<String> {
+fn alarms(state: &PoolState, volume: &VolumeState) -> Vec<String> {
     let options = volume.parsed_options();
     let mut alarms = Vec::new();
     for set in volume.sets.iter().filter(|_| volume.started) {
         let members = u16::try_from(set.members.len()).unwrap_or(u16::MAX);
         let in_sync = u16::try_from(set.in_sync().count()).unwrap_or(u16::MAX);
         let needed = options.min_in_sync_of(members);
-        if in_sync < needed {
+        if in_sync > 0 && set.in_sync().all(|m| !state.trusts(m.peer)) {
+            alarms.push(format!(
+                "set {}: all its current copies are on lost peers; it waits until one is probed \
+                 with --reinstalled",
+                set.id
+            ));
+        } else if in_sync < needed {
             alarms.push(format!(
                 "set {}: {in_sync} of {members} in-sync, changes need {needed} and wait",
                 set.id
             ));
         } else if in_sync == 1 && members > 1 {
-            alarms.push(format!("set {}: one copy is left", set.id));
+            let how = match options.lone_sync {
+                true => "changes are on its disk before they are answered (cluster.lone-sync)",
+                false => {
+                    "its loss is the loss of data; 'cluster.lone-sync on' makes changes safe \
+                          from a loss of power"
+                }
+            };
+            alarms.push(format!("set {}: one copy is left: {how}", set.id));
         }
     }
     alarms
