@@ -27,11 +27,13 @@ pub struct Spec {
     pub disk_mib: u64,
     /// Namespaces instead of loopback addresses; one more is made for a client.
     pub namespaces: bool,
+    /// So many of the nodes, the last ones, are witnesses: they have no bricks.
+    pub witnesses: usize,
 }
 
 impl Spec {
     pub fn new(label: &'static str) -> Self {
-        Self { label, nodes: 3, disk_mib: 512, namespaces: false }
+        Self { label, nodes: 3, disk_mib: 512, namespaces: false, witnesses: 0 }
     }
 }
 
@@ -42,6 +44,7 @@ pub struct Cluster {
     pub disks: Vec<Xfs>,
     pub network: Option<Network>,
     scratch: Scratch,
+    witnesses: usize,
     mounts: usize,
     passed: bool,
 }
@@ -64,6 +67,7 @@ impl Cluster {
             disks: Vec::new(),
             network,
             scratch,
+            witnesses: spec.witnesses,
             mounts: 0,
             passed: false,
         };
@@ -71,6 +75,9 @@ impl Cluster {
             let (host, space) = cluster.place(k);
             let dir = cluster.scratch.path().join(format!("node{}", k + 1));
             let node = Node::new(&host, &dir, space, &key)?;
+            if k >= spec.nodes - spec.witnesses {
+                node.make_witness()?;
+            }
             let image = cluster.scratch.images().join(format!("disk{}.img", k + 1));
             cluster.disks.push(Xfs::make(&image, &node.disk(), spec.disk_mib)?);
             cluster.nodes.push(node);
@@ -83,7 +90,12 @@ impl Cluster {
 
     /// Nodes and disks that are there already; no daemon runs yet.
     pub fn of_parts(scratch: Scratch, nodes: Vec<Node>, disks: Vec<Xfs>) -> Self {
-        Self { nodes, disks, network: None, scratch, mounts: 0, passed: false }
+        Self { nodes, disks, network: None, scratch, witnesses: 0, mounts: 0, passed: false }
+    }
+
+    /// How many nodes hold bricks: the first ones.
+    pub fn storage(&self) -> usize {
+        self.nodes.len() - self.witnesses
     }
 
     /// Starts all daemons at once: after a stop of all of them none is ready without the others.
@@ -160,18 +172,19 @@ impl Cluster {
         Ok(())
     }
 
-    /// Creates and starts a volume that replicates over all nodes.
+    /// Creates and starts a volume that replicates over all nodes but the witnesses.
     ///
     /// # Errors
     /// The CLI refuses, or its bricks do not come up.
     pub fn make_volume(&self, name: &str) -> Result<()> {
-        let replica = self.nodes.len().to_string();
+        let count = self.storage();
+        let replica = count.to_string();
         let mut words = vec!["volume", "create", name];
-        if self.nodes.len() > 1 {
+        if count > 1 {
             words.extend(["replica", &replica]);
         }
-        let bricks: Vec<String> = (0..self.nodes.len()).map(|k| self.brick_name(k, name)).collect();
-        for k in 0..self.nodes.len() {
+        let bricks: Vec<String> = (0..count).map(|k| self.brick_name(k, name)).collect();
+        for k in 0..count {
             fs::create_dir_all(self.brick_dir(k, name))?;
         }
         words.extend(bricks.iter().map(String::as_str));
@@ -190,7 +203,7 @@ impl Cluster {
     }
 
     pub fn brick_dirs(&self, volume: &str) -> Vec<PathBuf> {
-        (0..self.nodes.len()).map(|k| self.brick_dir(k, volume)).collect()
+        (0..self.storage()).map(|k| self.brick_dir(k, volume)).collect()
     }
 
     /// The CLI on any living node; must succeed.

@@ -68,6 +68,23 @@ impl Node {
         })
     }
 
+    /// From its next start on it votes and holds no bricks.
+    ///
+    /// # Errors
+    /// Its configuration cannot be written.
+    pub fn make_witness(&self) -> Result<()> {
+        fs::write(self.dir.join("brickd.toml"), "witness = true\n").context("brickd.toml")
+    }
+
+    /// Its machine is installed anew: nothing of what the daemon knew is left. It must not run.
+    ///
+    /// # Errors
+    /// The folder cannot be emptied.
+    pub fn lose_state(&self) -> Result<()> {
+        fs::remove_dir_all(self.state()).context("state folder")?;
+        fs::create_dir_all(self.state()).context("state folder")
+    }
+
     /// Writes a join key, for all nodes of one pool-to-be.
     ///
     /// # Errors

@@ -42,12 +42,16 @@ fn summary(reply: &HealInfoReply) -> String {
     match reply.complete {
         true => format!("{}: all bricks are in-sync, nothing is pending", reply.volume),
         false => format!(
-            "{}: {} entries, {} pending, {}/s, ETA {}",
+            "{}: {} entries, {} pending, {}/s, ETA {}{}",
             reply.volume,
             reply.pending,
             size(reply.bytes),
             size(reply.rate),
-            eta(reply.eta_s)
+            eta(reply.eta_s),
+            match reply.bricks.iter().filter(|b| !b.known).count() {
+                0 => String::new(),
+                n => format!(", and {n} of {} bricks unknown", reply.bricks.len()),
+            }
         ),
     }
 }

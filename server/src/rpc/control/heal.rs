@@ -56,6 +56,9 @@ pub fn watch(pool: &Pool, request: VolumeRequest) -> Result<Watch, Status> {
 }
 
 async fn ask(pool: &Pool, peer: &PeerState, volume: VolumeId) -> Option<Vec<HealRun>> {
+    if peer.lost {
+        return None;
+    }
     if peer.id == pool.id() {
         return Some(pool.hooks()?.heal.heal_status(volume));
     }
@@ -85,6 +88,9 @@ fn summary(
         reply.rate += run.rate;
         reply.eta_s = reply.eta_s.max(run.eta_s);
         let oldest = match (run.oldest.is_empty(), member.state) {
+            _ if known.is_none() && volume.started => {
+                "unknown: its peer does not answer".to_owned()
+            }
             (false, _) | (_, MemberState::InSync) => run.oldest,
             _ => format!("the whole brick: {}", member.reason),
         };

@@ -26,7 +26,10 @@ pub async fn recover(pool: &Pool, request: PoolRecoverRequest) -> Result<PoolRec
     }
     let lost: Option<BTreeSet<PeerId>> = request.lost.iter().map(|id| id.parse().ok()).collect();
     let lost = lost.ok_or_else(|| refuse("a lost peer is named by its UUID"))?;
-    pool.recover(&lost, request.accept_loss).await.map_err(refuse)?;
+    // Not cut off in the middle when the caller goes away.
+    let (pool, accept_loss) = (pool.clone(), request.accept_loss);
+    let done = tokio::spawn(async move { pool.recover(&lost, accept_loss).await });
+    done.await.map_err(|e| Status::internal(e.to_string()))?.map_err(refuse)?;
     Ok(PoolRecoverReply { done: true, ..reply })
 }
 
