@@ -48,6 +48,21 @@ fn wait_alarm(cluster: &Cluster, k: usize, word: &str) -> Result<()> {
     .map(drop)
 }
 
+/// Whoever is asked, the witness too, says that the brick of node `gone` is not known.
+fn demand_unknown(cluster: &Cluster, gone: usize) -> Result<()> {
+    for node in cluster.nodes.iter().filter(|n| n.is_awake()) {
+        let info = node.brick(&["--json", "volume", "heal", "gv0", "info"])?;
+        let info = integration::cluster::json(&info)?;
+        ensure!(info["complete"] == false, "asked at {}: {info}", node.host);
+        let bricks = info["bricks"].as_array().context("bricks")?;
+        let brick = bricks.iter().find(|b| b["host"] == cluster.nodes[gone].host.as_str());
+        let brick = brick.context("the brick of the lost node")?;
+        let why = brick["oldest"].as_str().unwrap_or_default();
+        ensure!(brick["known"] == false && why.contains("does not answer"), "{info}");
+    }
+    Ok(())
+}
+
 fn wait_voters(cluster: &Cluster, count: usize) -> Result<()> {
     wait_until("the voters", SOON, || {
         let list = cluster.brick_json(&["pool", "list"])?;
@@ -172,6 +187,7 @@ fn with_a_witness_either_peer_may_die_and_the_other_goes_on() {
             cluster.wait_out("gv0", k, SOON)?;
             wait_alarm(&cluster, 1 - k, "one copy is left")?;
             load.wait_operations(30, WAIT_MAX)?;
+            demand_unknown(&cluster, k)?;
             let stop =
                 cluster.nodes[1 - k].brick(&["peer", "can-stop", &cluster.nodes[1 - k].host])?;
             ensure!(stop.code == Some(1) && stop.err.contains("only in-sync copy"), "{stop:?}");
@@ -205,6 +221,7 @@ fn without_the_witness_a_pool_goes_on_and_says_what_it_cannot_survive() {
         cluster.nodes[1].kill();
         wait_alarm(&cluster, 0, "1 of 3 voters")?;
         writer.demand_waiting()?;
+        demand_unknown(&cluster, 1)?;
         // The witness alone is enough.
         cluster.nodes[2].start()?;
         writer.wait_more(20)?;

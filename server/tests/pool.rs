@@ -15,8 +15,8 @@ use proto_grpc::connect;
 use proto_grpc::control::volume_client::VolumeClient;
 use proto_grpc::control::{
     BrickAddress, GetTicketRequest, Nothing, OptionValue, PeerAcceptRequest, PeerCanStopRequest,
-    PeerDetachRequest, PeerProbeRequest, VolumeCreateRequest, VolumeForceRequest, VolumeRequest,
-    VolumeSetRequest, VolumeStatusRequest, WatchMapRequest,
+    PeerDetachRequest, PeerProbeRequest, VolumeCreateRequest, VolumeForceRequest, VolumeSetRequest,
+    VolumeStatusRequest, WatchMapRequest,
 };
 use proto_grpc::credential::{Kind, Pass};
 use proto_rules::SetKey;

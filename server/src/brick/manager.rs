@@ -151,18 +151,12 @@ impl Manager {
         let (tell, told) = oneshot::channel();
         let mark = self.failed_mark(brick);
         let failed = mark.exists();
-        // What it notes of itself is of another history: of a pool that was lost, or of nothing.
-        let renewed = map.member(brick).is_some_and(|(_, member)| {
-            member.state != MemberState::InSync && member.reason == COMPARE_ALL
-        });
-        let distrusted = failed || renewed;
-        let made = spec.clone();
+        let (renewed, made) = (is_renewed(&map, brick), spec.clone());
         let open = move || {
-            if renewed && is_bare(&path) {
-                tracing::warn!(path = made.path, "an empty folder: the brick is made anew");
-                prepare(&made, false)?;
+            if renewed {
+                prepare_if_bare(&made)?;
             }
-            let config = Config { distrusted, ..Config::default() };
+            let config = Config { distrusted: failed || renewed, ..Config::default() };
             let store = Store::open(&path, brick, config).map_err(|e| e.to_string())?;
             let opened = store.opened();
             // Nobody listens any more when the start was given up.
@@ -431,12 +425,25 @@ impl Bricks for Manager {
     }
 }
 
-/// A folder without anything in it, or none.
-fn is_bare(path: &std::path::Path) -> bool {
-    match std::fs::read_dir(path) {
+/// What the brick notes of itself is of another history, of a pool that was lost, or is not there:
+/// its peer has another identity than when it was in-sync.
+fn is_renewed(map: &VolumeMap, brick: BrickId) -> bool {
+    map.member(brick).is_some_and(|(_, member)| {
+        member.state != MemberState::InSync && member.reason == COMPARE_ALL
+    })
+}
+
+/// A folder without anything in it, or none: the brick is made anew, as `volume create` did.
+fn prepare_if_bare(spec: &BrickSpec) -> Result<(), String> {
+    let bare = match std::fs::read_dir(&spec.path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if !bare {
+        return Ok(());
     }
+    tracing::warn!(path = spec.path, "an empty folder: the brick is made anew");
+    prepare(spec, false)
 }
 
 fn prepare(spec: &BrickSpec, force: bool) -> Result<(), String> {
