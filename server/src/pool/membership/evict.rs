@@ -32,9 +32,7 @@ pub fn consider(pool: &Pool, memory: &Shared) {
     {
         let mut memory = lock(memory);
         forget_old(&mut memory, &state);
-        let due: Vec<_> =
-            memory.lacks.keys().copied().filter(|(s, _, _)| !memory.busy.contains(s)).collect();
-        for (set, holder, giver) in due {
+        for (set, holder, giver) in due(&memory) {
             lacks.entry(set).or_default().insert((holder, giver));
             memory.busy.insert(set);
         }
@@ -55,6 +53,14 @@ pub fn consider(pool: &Pool, memory: &Shared) {
         evict(&pool, &state, lacks, silent).await;
         lock(&memory).busy.retain(|set| !sets.contains(set));
     });
+}
+
+/// Lacks in sets for which nothing is under way. Where a brick's daemon has started, its entry
+/// comes first: until then its promise is missing whoever goes, nobody there agrees to an
+/// eviction, and questions about one would keep the set busy for ever.
+fn due(memory: &Memory) -> Vec<(SetKey, BrickId, BrickId)> {
+    let free = |set: &SetKey| !memory.busy.contains(set) && !memory.restarts.contains_key(set);
+    memory.lacks.keys().filter(|(set, _, _)| free(set)).copied().collect()
 }
 
 /// Keeps what was reported lately, in the epochs of `state`.
@@ -168,4 +174,26 @@ async fn one_agrees(
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{Epoch, SetId, VolumeId};
+    use proto_rules::Tick;
+
+    #[test]
+    fn a_started_brick_is_named_before_anybody_is_evicted() {
+        let key = |n| SetKey { volume: VolumeId::from_bytes([1; 16]), set: SetId(n) };
+        let bricks = [BrickId::random(), BrickId::random()];
+        let mut memory = Memory::default();
+        for n in 0..3 {
+            memory.lacks.insert((key(n), bricks[0], bricks[1]), (Epoch(5), Tick(1)));
+        }
+        memory.busy.insert(key(0));
+        memory.restarts.entry(key(1)).or_default();
+        assert_eq!(due(&memory), [(key(2), bricks[0], bricks[1])]);
+        memory.restarts.clear();
+        assert_eq!(due(&memory).len(), 2, "when it is named, what is still missing counts");
+    }
 }
