@@ -1,6 +1,7 @@
 //! A pool on this machine: what it says, what it refuses, and what a stranger can do to it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -157,6 +158,7 @@ fn a_mount_without_a_volume_or_a_credential_is_refused() {
         let text = fs::read_to_string(forged.token.as_ref().context("a token")?)?;
         let file = cluster.path().join("forged.token");
         fs::write(&file, with_other_secret(&text))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
         forged.token = Some(file);
         refused(forged, "")?;
         cluster.brick(&["--mode=script", "volume", "stop", "gv0"])?;
