@@ -67,6 +67,14 @@ impl Restart {
         self.reports.insert(report.brick, (now, report));
     }
 
+    /// An in-sync member's daemon has started, and no entry names it yet.
+    pub fn unnamed_in_sync(&self, map: &SetMap) -> bool {
+        let new = |m: &MemberMap| {
+            self.reports.get(&m.brick).is_some_and(|(_, r)| r.incarnation != m.incarnation)
+        };
+        self.epoch == map.epoch && map.in_sync().any(new)
+    }
+
     /// What to propose now. `alive(brick, incarnation)`: that incarnation answers pings.
     pub fn decide(
         &self,

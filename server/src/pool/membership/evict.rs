@@ -32,7 +32,7 @@ pub fn consider(pool: &Pool, memory: &Shared) {
     {
         let mut memory = lock(memory);
         forget_old(&mut memory, &state);
-        for (set, holder, giver) in due(&memory) {
+        for (set, holder, giver) in due(&memory, &state) {
             lacks.entry(set).or_default().insert((holder, giver));
             memory.busy.insert(set);
         }
@@ -55,11 +55,15 @@ pub fn consider(pool: &Pool, memory: &Shared) {
     });
 }
 
-/// Lacks in sets for which nothing is under way. Where a brick's daemon has started, its entry
-/// comes first: until then its promise is missing whoever goes, nobody there agrees to an
+/// Lacks in sets for which nothing is under way. Where the daemon of an in-sync brick has started,
+/// its entry comes first: until then its promise is missing whoever goes, it agrees to no
 /// eviction, and questions about one would keep the set busy for ever.
-fn due(memory: &Memory) -> Vec<(SetKey, BrickId, BrickId)> {
-    let free = |set: &SetKey| !memory.busy.contains(set) && !memory.restarts.contains_key(set);
+fn due(memory: &Memory, state: &PoolState) -> Vec<(SetKey, BrickId, BrickId)> {
+    let unnamed = |set: &SetKey| {
+        let restart = memory.restarts.get(set).zip(set_of(state, *set));
+        restart.is_some_and(|(restart, map)| restart.unnamed_in_sync(map))
+    };
+    let free = |set: &SetKey| !memory.busy.contains(set) && !unnamed(set);
     memory.lacks.keys().filter(|(set, _, _)| free(set)).copied().collect()
 }
 
@@ -178,22 +182,58 @@ async fn one_agrees(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use proto::{Epoch, SetId, VolumeId};
+    use crate::pool::command::{NewBrick, unstarted_set};
+    use crate::pool::state::VolumeState;
+    use proto::map::MemberState;
+    use proto::{Epoch, Incarnation, VolumeId};
     use proto_rules::Tick;
+    use proto_rules::restart::Report;
 
     #[test]
     fn a_started_brick_is_named_before_anybody_is_evicted() {
-        let key = |n| SetKey { volume: VolumeId::from_bytes([1; 16]), set: SetId(n) };
-        let bricks = [BrickId::random(), BrickId::random()];
+        let bricks = [(); 2].map(|()| NewBrick {
+            id: BrickId::random(),
+            peer: PeerId::random(),
+            path: "/b".into(),
+        });
+        let mut set = unstarted_set(0, &bricks);
+        set.epoch = Epoch(5);
+        set.members.iter_mut().for_each(|m| m.state = MemberState::InSync);
+        let key = SetKey { volume: VolumeId::random(), set: set.id };
+        let volume = VolumeState {
+            id: key.volume,
+            name: "gv0".into(),
+            replica: 2,
+            stripe: 1,
+            stripe_block: 1,
+            transport: "tcp".into(),
+            started: true,
+            ever_started: true,
+            created_s: 0,
+            version: 5,
+            sets: vec![set.clone()],
+            slots: Arc::default(),
+            options: BTreeMap::new(),
+        };
+        let mut state = PoolState::default();
+        state.volumes.insert(key.volume, Arc::new(volume));
+        let (one, other) = (bricks[0].id, bricks[1].id);
         let mut memory = Memory::default();
-        for n in 0..3 {
-            memory.lacks.insert((key(n), bricks[0], bricks[1]), (Epoch(5), Tick(1)));
-        }
-        memory.busy.insert(key(0));
-        memory.restarts.entry(key(1)).or_default();
-        assert_eq!(due(&memory), [(key(2), bricks[0], bricks[1])]);
-        memory.restarts.clear();
-        assert_eq!(due(&memory).len(), 2, "when it is named, what is still missing counts");
+        memory.lacks.insert((key, one, other), (Epoch(5), Tick(1)));
+        assert_eq!(due(&memory, &state), [(key, one, other)]);
+        let mut started = |incarnation| {
+            let incarnation = Incarnation(incarnation);
+            let report =
+                Report { brick: other, incarnation, memory_intact: true, durable: Epoch(5) };
+            memory.restarts.entry(key).or_default().on_report(Tick(2), &set, report);
+            due(&memory, &state)
+        };
+        assert_eq!(started(7), [], "nobody could agree");
+        assert_eq!(started(0), [(key, one, other)], "its incarnation is the named one");
+        memory.busy.insert(key);
+        assert_eq!(due(&memory, &state), []);
     }
 }
