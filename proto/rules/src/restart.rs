@@ -23,6 +23,8 @@ use crate::time::{MS, Nanos, RESTART_WAIT, SUSPECT_AFTER, Tick};
 
 /// An older report is of a brick that has gone again: they come each second.
 const REPORT_FRESH: Nanos = 3000 * MS;
+/// A report that was not followed by another one: the brick has gone again.
+const STARTED_NOW: Nanos = 1500 * MS;
 
 /// What a brick says of itself at start, and again until the map names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,10 +69,13 @@ impl Restart {
         self.reports.insert(report.brick, (now, report));
     }
 
-    /// An in-sync member's daemon has started, and no entry names it yet.
-    pub fn unnamed_in_sync(&self, map: &SetMap) -> bool {
+    /// An in-sync member's daemon has started, a moment ago, and no entry names it yet. One that
+    /// has gone again before that holds nobody up.
+    pub fn unnamed_in_sync(&self, now: Tick, map: &SetMap) -> bool {
         let new = |m: &MemberMap| {
-            self.reports.get(&m.brick).is_some_and(|(_, r)| r.incarnation != m.incarnation)
+            self.reports.get(&m.brick).is_some_and(|(at, r)| {
+                r.incarnation != m.incarnation && now.since(*at) < STARTED_NOW
+            })
         };
         self.epoch == map.epoch && map.in_sync().any(new)
     }
@@ -326,6 +331,21 @@ mod tests {
         crate::set::apply(&mut map, 6, &demoted);
         let reports = [report(1, 11, false, 5), report(2, 21, true, 5)];
         let back = SetEntry::Restart { epoch: Epoch(6), lead: brick(2), incarnation: inc(21) };
+        assert_eq!(decide(&map, &reports, Tick(0), &[2]), Decision::Propose(back));
+    }
+
+    /// An eviction that was proposed commits after the one that is left lost power: the evicted
+    /// member alone remembers. (Seeds 22374 and 29684, where it said of itself what it had found at
+    /// its start, long before it was in-sync.)
+    #[test]
+    fn an_evicted_member_is_chosen_when_the_rest_lost_memory_and_never_served() {
+        let mut map = in_sync(5, &[1, 2]);
+        let evict = SetEntry::Evict { epoch: Epoch(5), brick: brick(2), reason: "silent".into() };
+        crate::set::apply(&mut map, 6, &evict);
+        let named = SetEntry::BrickUp { epoch: Epoch(6), brick: brick(2), incarnation: inc(20) };
+        crate::set::apply(&mut map, 7, &named);
+        let reports = [report(1, 11, false, 5), report(2, 20, true, 5)];
+        let back = SetEntry::Restart { epoch: Epoch(6), lead: brick(2), incarnation: inc(20) };
         assert_eq!(decide(&map, &reports, Tick(0), &[2]), Decision::Propose(back));
     }
 

@@ -389,8 +389,9 @@ impl Core {
     fn note_epoch(&mut self) {
         let noted = self.store.set_epoch(self.epoch());
         let named = self.store.add_incarnation(self.setup.identity.incarnation);
-        if noted.and(named).is_err() {
-            self.leave("an epoch cannot be written to its database");
+        match noted.and(named) {
+            Ok(()) => self.setup.gate.set_noted(self.epoch()),
+            Err(_) => self.leave("an epoch cannot be written to its database"),
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use proto::BrickId;
+use proto::{BrickId, Epoch};
 use proto_rules::Tick;
 
 use crate::heal::job::Resume;
@@ -27,6 +27,7 @@ pub struct Gate {
     stale_copies: AtomicU64,
     foreground_us: AtomicU64,
     durable: AtomicU64,
+    noted: AtomicU64,
     failed: AtomicBool,
     /// Between the brick's thread and its heal only; no ping waits for it.
     resume: Mutex<Option<Resume>>,
@@ -122,6 +123,16 @@ impl Gate {
 
     pub fn in_sync_interval(&self) -> u64 {
         self.in_sync_interval.load(Ordering::Relaxed)
+    }
+
+    /// The brick's thread: the newest epoch that this incarnation has noted as in-sync.
+    pub fn set_noted(&self, epoch: Epoch) {
+        self.noted.store(epoch.0, Ordering::Release);
+    }
+
+    /// `NONE` until this incarnation was in-sync.
+    pub fn noted(&self) -> Epoch {
+        Epoch(self.noted.load(Ordering::Acquire))
     }
 
     /// The brick's thread: how many of its own copies are marked stale.

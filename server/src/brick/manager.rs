@@ -300,10 +300,20 @@ async fn follow(
             _ = every.tick() => {
                 let due = to_be_reported(&maps.borrow(), &report);
                 if due && !handle.gate.failed() {
-                    manager.pool.report(Report::BrickUp { set, report: report.clone() }).await;
+                    let report = as_of_now(&report, handle.gate.noted());
+                    manager.pool.report(Report::BrickUp { set, report }).await;
                 }
             }
         }
+    }
+}
+
+/// What a brick says of itself: as found at its start, unless it was in-sync since. What it had
+/// lost before that was healed, and it has been running ever since.
+fn as_of_now(found: &BrickReport, noted: Epoch) -> BrickReport {
+    match noted {
+        Epoch::NONE => found.clone(),
+        durable => BrickReport { memory_intact: true, durable, ..found.clone() },
     }
 }
 
@@ -669,5 +679,18 @@ mod tests {
         map.sets[0].members[0].state = MemberState::InSync;
         assert!(to_be_reported(&map, &report(8)), "another incarnation");
         assert!(!to_be_reported(&map, &report(7)));
+    }
+
+    #[test]
+    fn a_brick_that_was_in_sync_since_its_start_has_lost_nothing() {
+        let found = BrickReport {
+            brick: BrickId::random(),
+            incarnation: Incarnation(7),
+            memory_intact: false,
+            durable: Epoch(5),
+        };
+        assert_eq!(as_of_now(&found, Epoch::NONE), found);
+        let now = as_of_now(&found, Epoch(9));
+        assert!(now.memory_intact && now.durable == Epoch(9));
     }
 }

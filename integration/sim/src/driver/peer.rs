@@ -84,7 +84,6 @@ pub struct Peer {
     pub installed: BTreeSet<(Proc, u64)>,
     pub leader: Leader,
     pub interval: IntervalClock,
-    memory_intact: bool,
     stops: Vec<(Epoch, BrickId, Tick)>,
     next_ping: Tick,
     next_checkpoint: Tick,
@@ -117,7 +116,6 @@ impl Peer {
             installed: BTreeSet::new(),
             leader: Leader::default(),
             interval: IntervalClock::new(Tick::ZERO, Interval(0)),
-            memory_intact: true,
             stops: Vec::new(),
             next_ping: Tick::ZERO,
             next_checkpoint: Tick::ZERO,
@@ -151,7 +149,6 @@ impl Peer {
 
     fn begin(&mut self, cx: &mut Cx<'_>, incarnation: Incarnation) {
         let facts = &mut self.lasting.store.facts;
-        self.memory_intact = facts.boot == self.lasting.boot;
         let (clean, graced) = (std::mem::take(&mut facts.clean), facts.graced);
         self.incarnation = incarnation;
         let last = self.lasting.store.last_interval().max(self.interval.current().0);
@@ -369,7 +366,8 @@ impl Peer {
         let report = Report {
             brick: self.brick,
             incarnation: self.incarnation,
-            memory_intact: self.memory_intact,
+            // Noted when it is in-sync: what it lost before that was healed.
+            memory_intact: self.lasting.store.facts.boot == self.lasting.boot,
             durable: self.lasting.store.facts.epoch,
         };
         let lacks = self.promises.lacks(cx.tick).into_iter().map(|(_, h, g)| (h, g)).collect();

@@ -7,9 +7,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::map::SetMap;
 use proto::{BrickId, PeerId};
 use proto_grpc::peer::PingRequest;
-use proto_rules::SetKey;
 use proto_rules::set::{SetEntry, choose_eviction};
 use proto_rules::time::PING_EVERY;
+use proto_rules::{SetKey, Tick};
 
 use super::{Ask, LACK_FRESH, Memory, Shared, lock, set_of};
 use crate::pool::command::Command;
@@ -32,7 +32,7 @@ pub fn consider(pool: &Pool, memory: &Shared) {
     {
         let mut memory = lock(memory);
         forget_old(&mut memory, &state);
-        for (set, holder, giver) in due(&memory, &state) {
+        for (set, holder, giver) in due(&memory, &state, clock::now()) {
             lacks.entry(set).or_default().insert((holder, giver));
             memory.busy.insert(set);
         }
@@ -58,10 +58,10 @@ pub fn consider(pool: &Pool, memory: &Shared) {
 /// Lacks in sets for which nothing is under way. Where the daemon of an in-sync brick has started,
 /// its entry comes first: until then its promise is missing whoever goes, it agrees to no
 /// eviction, and questions about one would keep the set busy for ever.
-fn due(memory: &Memory, state: &PoolState) -> Vec<(SetKey, BrickId, BrickId)> {
+fn due(memory: &Memory, state: &PoolState, now: Tick) -> Vec<(SetKey, BrickId, BrickId)> {
     let unnamed = |set: &SetKey| {
         let restart = memory.restarts.get(set).zip(set_of(state, *set));
-        restart.is_some_and(|(restart, map)| restart.unnamed_in_sync(map))
+        restart.is_some_and(|(restart, map)| restart.unnamed_in_sync(now, map))
     };
     let free = |set: &SetKey| !memory.busy.contains(set) && !unnamed(set);
     memory.lacks.keys().filter(|(set, _, _)| free(set)).copied().collect()
@@ -189,7 +189,6 @@ mod tests {
     use crate::pool::state::VolumeState;
     use proto::map::MemberState;
     use proto::{Epoch, Incarnation, VolumeId};
-    use proto_rules::Tick;
     use proto_rules::restart::Report;
 
     #[test]
@@ -223,17 +222,20 @@ mod tests {
         let (one, other) = (bricks[0].id, bricks[1].id);
         let mut memory = Memory::default();
         memory.lacks.insert((key, one, other), (Epoch(5), Tick(1)));
-        assert_eq!(due(&memory, &state), [(key, one, other)]);
+        assert_eq!(due(&memory, &state, Tick(1)), [(key, one, other)]);
         let mut started = |incarnation| {
             let incarnation = Incarnation(incarnation);
             let report =
                 Report { brick: other, incarnation, memory_intact: true, durable: Epoch(5) };
             memory.restarts.entry(key).or_default().on_report(Tick(2), &set, report);
-            due(&memory, &state)
+            due(&memory, &state, Tick(3))
         };
         assert_eq!(started(7), [], "nobody could agree");
         assert_eq!(started(0), [(key, one, other)], "its incarnation is the named one");
+        started(7);
+        let gone_again = Tick(3).after(2_000_000_000);
+        assert_eq!(due(&memory, &state, gone_again), [(key, one, other)]);
         memory.busy.insert(key);
-        assert_eq!(due(&memory, &state), []);
+        assert_eq!(due(&memory, &state, gone_again), []);
     }
 }
