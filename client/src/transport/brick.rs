@@ -167,8 +167,13 @@ impl BrickClient {
 
     /// Says goodbye on all connections.
     pub fn close(&self) {
+        self.close_lanes(|_| true);
+    }
+
+    fn close_lanes(&self, which: impl Fn(&Connection) -> bool) {
         for lane in &self.lanes {
-            if let Some(connection) = lock(&lane.up).take() {
+            let chosen = lock(&lane.up).take_if(|connection| which(connection));
+            if let Some(connection) = chosen {
                 connection.close();
             }
         }
@@ -192,6 +197,10 @@ impl BrickClient {
         let connection = opened?;
         self.local.store(connection.is_local(), Relaxed);
         self.relayed.store(connection.is_relayed(), Relaxed);
+        if connection.is_relayed() {
+            // Those opened straight before the way closed would say nothing for ever.
+            self.close_lanes(|open| !open.is_relayed());
+        }
         *lock(&lane.up) = Some(connection.clone());
         Ok(connection)
     }

@@ -174,6 +174,26 @@ async fn a_brick_that_is_not_reached_straight_is_reached_through_another_peer() 
 }
 
 #[tokio::test]
+async fn connections_of_a_way_that_has_closed_end_when_another_way_is_found() {
+    let bench = bench().await;
+    bench.call(&getattr()).await.unwrap().unwrap();
+    bench.brick.will(Op::Getattr, [Act::Hold]);
+    let waiting = {
+        let client = bench.client.clone();
+        tokio::spawn(async move { client.call(&getattr(), Epoch(1), vec![], vec![]).await })
+    };
+    bench.brick.arrived(Op::Getattr, 2).await;
+    // The way closes: the next connection, of heartbeats, goes through another peer.
+    let relays = vec![("127.0.0.1".to_owned(), bench.brick.port())];
+    let port = closed_port().await;
+    bench.client.set_target(Target { port, relays, ..bench.brick.target() });
+    let request = Request::new(&write("x".into()), Epoch(1));
+    bench.client.exchange_in_background(&request).await.unwrap();
+    assert!(matches!(waiting.await.unwrap(), Err(CallError::Lost)));
+    assert!(bench.client.is_relayed());
+}
+
+#[tokio::test]
 async fn a_brick_that_is_merely_late_keeps_its_connection() {
     let relays = vec![("127.0.0.1".to_owned(), closed_port().await)];
     let bench = bench_at(|brick| Target { relays, ..brick.target() }).await;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -48,7 +48,7 @@ impl Daemon {
         let hooks = {
             let bricks = bricks.clone();
             move |pool: &Pool| {
-                assert!(bricks.pool.set(pool.clone()).is_ok());
+                *bricks.pool.lock().unwrap() = Some(pool.clone());
                 let (heal, members) = (bricks.clone(), bricks.clone());
                 Ok(Hooks { bricks, heal, members })
             }
@@ -115,7 +115,7 @@ pub fn wait(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Dura
 /// Bricks without a disk: they report themselves as a real brick manager does.
 #[derive(Default)]
 pub struct FakeBricks {
-    pool: OnceLock<Pool>,
+    pool: Mutex<Option<Pool>>,
     served: Mutex<BTreeMap<BrickId, (BrickSpec, Incarnation)>>,
     pub prepared: Mutex<BTreeMap<BrickId, BrickSpec>>,
     /// What `prepare` answers for a path.
@@ -127,6 +127,8 @@ pub struct FakeBricks {
 impl FakeBricks {
     fn crashed(&self) {
         self.served.lock().unwrap().clear();
+        // The pool holds the bricks: each would keep the other, and the state folder.
+        *self.pool.lock().unwrap() = None;
     }
 
     fn is_served(&self, brick: BrickId) -> bool {
@@ -152,9 +154,9 @@ impl Bricks for FakeBricks {
         if self.is_served(spec.brick) {
             return Ok(());
         }
+        let pool = self.pool.lock().unwrap().clone().ok_or("the daemon has crashed")?;
         let incarnation = Incarnation(uuid::Uuid::new_v4().as_u64_pair().0.max(1));
         self.served.lock().unwrap().insert(spec.brick, (spec.clone(), incarnation));
-        let pool = self.pool.get().expect("set at start").clone();
         let (spec, set) = (spec.clone(), SetKey { volume: spec.volume, set: spec.set });
         tokio::spawn(async move {
             let named = |pool: &Pool| {
