@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::load::Load;
 use crate::sys::{Poll, wait_until};
 use crate::tree;
 
@@ -73,6 +74,16 @@ impl Cluster {
             bail!("no volume {volume} in the status: {status}");
         };
         one["bricks"].as_array().cloned().context("no 'bricks' in the status")
+    }
+
+    /// Ends a writer: no error and no longer pause; then all heals, and the bricks are equal.
+    ///
+    /// # Errors
+    /// Any of it fails.
+    pub fn settle(&self, volume: &str, load: Load, heal: Duration, pause: Duration) -> Result<()> {
+        load.end(pause)?;
+        self.wait_healed(volume, heal)?;
+        self.demand_equal_bricks(volume).map(drop)
     }
 
     /// Demands that the bricks are equal trees, with something in them.

@@ -119,9 +119,7 @@ fn a_reinstalled_peer_takes_its_bricks_back_by_comparing_not_by_copying() {
         load.wait_operations(50, SOON)?;
         probe_again(&cluster, 1, 2)?;
         cluster.wait_healed("gv0", HEAL_MAX)?;
-        load.end(PAUSE_MAX)?;
-        cluster.wait_healed("gv0", HEAL_MAX)?;
-        cluster.demand_equal_bricks("gv0")?;
+        cluster.settle("gv0", load, HEAL_MAX, PAUSE_MAX)?;
         cluster.wait_connected()?;
         drop(mount);
         cluster.passed();
@@ -227,9 +225,7 @@ fn lost_peers_that_come_back_with_their_old_state_form_no_second_truth() {
             probe_again(&cluster, 2, k)?;
         }
         cluster.wait_healed("gv0", HEAL_MAX)?;
-        load.end(PAUSE_MAX)?;
-        cluster.wait_healed("gv0", HEAL_MAX)?;
-        cluster.demand_equal_bricks("gv0")?;
+        cluster.settle("gv0", load, HEAL_MAX, PAUSE_MAX)?;
         cluster.wait_connected()?;
         drop(mount);
         cluster.passed();

@@ -134,9 +134,7 @@ fn settle(cluster: &Cluster, load: Load) -> Result<()> {
     cluster.wait_healed("gv0", HEAL_MAX)?;
     load.wait_operations(50, Duration::from_secs(10))?;
     let dir = load.dir().to_owned();
-    load.end(PAUSE_MAX)?;
-    cluster.wait_healed("gv0", HEAL_MAX)?;
-    cluster.demand_equal_bricks("gv0")?;
+    cluster.settle("gv0", load, HEAL_MAX, PAUSE_MAX)?;
     fs::remove_dir_all(dir).context("remove what was written")
 }
 

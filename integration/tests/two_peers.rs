@@ -83,9 +83,7 @@ fn begun(mount: &Mount, name: &str) -> Result<Load> {
 fn settle(cluster: &Cluster, load: Load, pause_max: Duration) -> Result<()> {
     cluster.wait_healed("gv0", HEAL_MAX)?;
     load.wait_operations(30, WAIT_MAX)?;
-    load.end(pause_max)?;
-    cluster.wait_healed("gv0", HEAL_MAX)?;
-    cluster.demand_equal_bricks("gv0").map(drop)
+    cluster.settle("gv0", load, HEAL_MAX, pause_max)
 }
 
 /// Writes numbers into a few files, each synced before the next, in a process of its own: while

@@ -52,6 +52,7 @@ pub async fn start(
 ) -> anyhow::Result<Pool> {
     let pool = Pool::open(config).await?;
     demand_no_bricks_on_a_witness(&pool)?;
+    tokio::spawn(announce::drive(pool.clone()));
     let hooks = hooks(&pool)?;
     pool.attach(hooks.clone());
     rpc::serve(&pool).await?;
@@ -67,7 +68,6 @@ fn demand_no_bricks_on_a_witness(pool: &Pool) -> anyhow::Result<()> {
         "this peer holds bricks of the pool and cannot become a witness; take witness = true \
          (--witness) out of its configuration"
     );
-    tokio::spawn(announce::drive(pool.clone()));
     Ok(())
 }
 

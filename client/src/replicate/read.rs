@@ -52,8 +52,8 @@ impl ReplicaSet {
     }
 
     /// Under a lease: members that are reached straight first, of those the ones with the fewest
-    /// bytes outstanding, of equal ones that on this machine. Otherwise the lead, also for what is being changed right now: two
-    /// members could show first the new and then the old.
+    /// bytes outstanding, of equal ones that on this machine. Otherwise the lead, also for what is
+    /// being changed right now: two members could show first the new and then the old.
     fn preferred(&self, ask: &Ask<'_>, targets: &Targets) -> (bool, Vec<BrickId>) {
         let steady = ask.under.is_some_and(|under| !self.order.busy(under.key.gfid));
         if !ask.wants.is_empty() || !steady {

@@ -155,7 +155,7 @@ fn leader(map: &SetMap) -> Option<(BrickId, Incarnation)> {
 }
 
 /// The lead stays while it is in-sync; else the first in-sync member in order.
-fn elect(map: &mut SetMap) {
+pub fn elect(map: &mut SetMap) {
     let stays = map.lead.is_some_and(|lead| map.in_sync().any(|m| m.brick == lead));
     if !stays {
         let first = map.in_sync().next().map(|m| m.brick);

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::future::ready;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use proto::fop::{BLOCK_BYTES, Inspected};
 use proto::{Gfid, Kind};
 
@@ -188,19 +189,8 @@ async fn all(
     work: Vec<impl Future<Output = Result<u64, HealError>>>,
     at_once: usize,
 ) -> Result<u64, HealError> {
-    let (mut sum, mut at_work) = (0, FuturesUnordered::new());
-    for piece in work {
-        if at_work.len() >= at_once
-            && let Some(done) = at_work.next().await
-        {
-            sum += done?;
-        }
-        at_work.push(piece);
-    }
-    while let Some(done) = at_work.next().await {
-        sum += done?;
-    }
-    Ok(sum)
+    let done = stream::iter(work).buffer_unordered(at_once);
+    done.try_fold(0, |sum, bytes| ready(Ok(sum + bytes))).await
 }
 
 /// Neighbours (of blocks, each with whether it is a hole) together, up to a read's size.

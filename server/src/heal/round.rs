@@ -7,7 +7,8 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::future::ready;
+use futures_util::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use proto::fop::{ChangedItem, ChangedList, DirEntry};
 use proto::{Gfid, Kind};
 
@@ -190,19 +191,12 @@ impl Round {
     async fn heal_names(&self, item: &Item) -> Result<Vec<Item>, HealError> {
         let diff = self.pace.run(dir::clear(&*self.from, &*self.to, item.gfid)).await?;
         self.progress.more(diff.add.len());
-        let mut found = Vec::new();
-        let mut at_work = FuturesUnordered::new();
-        for entry in &diff.add {
-            if at_work.len() >= NAMES_AT_ONCE
-                && let Some(placed) = at_work.next().await
-            {
-                found.extend(placed?);
-            }
-            at_work.push(self.add_name(item.gfid, entry));
-        }
-        while let Some(placed) = at_work.next().await {
-            found.extend(placed?);
-        }
+        // By number: a closure over borrowed entries is not general enough for a `Send` future.
+        let each = stream::iter(0..diff.add.len());
+        let added = each.map(|n| self.add_name(item.gfid, &diff.add[n]));
+        let added = added.buffer_unordered(NAMES_AT_ONCE);
+        let mut found: Vec<Item> =
+            added.try_filter_map(|item| ready(Ok(item))).try_collect().await?;
         if !diff.add.is_empty() || !diff.remove.is_empty() {
             // Names changed the directory's own times on the sink: set them again.
             inode::heal(self.way(), item.gfid, &Data::None).await?;

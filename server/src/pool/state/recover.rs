@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use proto::map::{MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId};
-use proto_rules::set::COMPARE_ALL;
+use proto_rules::set::{COMPARE_ALL, elect};
 
 use super::apply::peer_state;
 use super::{PoolState, VolumeState};
@@ -101,14 +101,9 @@ fn recover_set(set: &mut SetMap, index: u64, lost: &BTreeSet<PeerId>) {
     begin(set, index);
 }
 
-/// A new epoch: the lead stays while it is in-sync, else the first in-sync member leads.
 fn begin(set: &mut SetMap, index: u64) {
     set.epoch = Epoch(index);
-    let stays = set.lead.is_some_and(|lead| set.in_sync().any(|m| m.brick == lead));
-    if !stays {
-        let first = set.in_sync().next().map(|m| m.brick);
-        set.lead = first;
-    }
+    elect(set);
 }
 
 /// `new` takes the place and the bricks of `old`, which never comes back.
