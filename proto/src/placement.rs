@@ -1,7 +1,12 @@
 //! Elastic hashing: which slot a name lives in.
 //!
 //! `bucket = xxh3(folded name) mod k`, `slot = xxh3(dir gfid, bucket) mod 8192`. Frozen: a
-//! change of anything here is a new volume format.
+//! change of `bucket`, `slot_of_bucket`, `folded` or `name_hash` is a new volume format. Which
+//! set holds a slot is in the map; `table` plans how that changes.
+
+mod choose;
+pub mod space;
+pub mod table;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -92,3 +97,7 @@ mod tests {
         assert!(min > Some(&850) && max < Some(&1150), "{min:?} {max:?}");
     }
 }
+
+#[cfg(test)]
+#[path = "placement/table_test.rs"]
+mod table_test;
