@@ -5,6 +5,7 @@
 //! counted and its first errors are kept, never hidden. Assumes nothing of the directory but
 //! POSIX; makes one folder in it and removes that at the end.
 
+pub mod placement;
 pub mod record;
 pub mod report;
 pub mod rng;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use benches::placement;
 use benches::report::{self, Row};
 use benches::verify::Verifier;
 use benches::workload::{self, Plan};
@@ -26,6 +27,8 @@ enum Command {
     Compare(Compare),
     /// Random operations that record checksums; finds lost, stale and torn data
     Verify(Verify),
+    /// What growth moves and how even volumes of 3 to 1000 sets are, computed without machines
+    Placement(Placement),
     /// List the workloads
     List,
 }
@@ -92,6 +95,22 @@ struct Verify {
     keep: bool,
 }
 
+#[derive(Args)]
+struct Placement {
+    /// Sets before one more is added, comma-separated
+    #[arg(long, value_delimiter = ',', default_values_t = [3, 4, 8, 16, 32, 64, 100, 200, 500, 1000],
+          value_parser = clap::value_parser!(u32).range(1..=4000))]
+    sets: Vec<u32>,
+    /// Files of the made-up tree, for each set
+    #[arg(long, default_value_t = 20_000)]
+    files: u64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -109,6 +128,7 @@ fn dispatch(command: Command) -> Result<bool> {
         Command::Run(args) => run(&args),
         Command::Compare(args) => compare(&args),
         Command::Verify(args) => verify(&args),
+        Command::Placement(args) => placement(&args),
         Command::List => {
             for w in workload::ALL {
                 println!("{:<14}{}", w.name, w.meaning);
@@ -186,6 +206,19 @@ fn compare(args: &Compare) -> Result<bool> {
         println!("{:<14}{x:>14.0}{y:>14.0}{:>10.2}", workload.name, y / x.max(1e-9));
     }
     Ok(a.iter().chain(&b).all(|r| r.failed == 0))
+}
+
+/// True when no growth moved more than 1.1/(n+1) of the slots.
+fn placement(args: &Placement) -> Result<bool> {
+    let tree = |sets| placement::Tree::new(args.files.max(1) * u64::from(sets), args.seed);
+    let rows = args.sets.iter().map(|sets| placement::row(&tree(*sets), *sets));
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        print!("{}", placement::text(&rows));
+    }
+    Ok(rows.iter().all(|r| r.slots_moved <= 1.1 * r.optimum))
 }
 
 fn median(rows: &[Row], name: &str) -> f64 {

@@ -13,6 +13,13 @@ pub(super) struct Sizes<'a> {
     over: BTreeMap<SetId, u64>,
 }
 
+/// A set that holds too many slots, and how many it gives.
+pub(super) struct Donor<'a> {
+    pub set: SetId,
+    pub held: &'a [SlotId],
+    pub gives: usize,
+}
+
 impl<'a> Sizes<'a> {
     pub fn new(slots: &[SetId], bytes: &'a [u64]) -> Self {
         let bytes = if bytes.len() == slots.len() { bytes } else { &[] };
@@ -25,28 +32,38 @@ impl<'a> Sizes<'a> {
     }
 
     /// How many bytes each donor should give, so that `takers` come to their share of what all
-    /// of `weights` hold: from those that hold most for their weight, down to one level.
-    pub fn share_out(&mut self, weights: &[Weight], donors: &[SetId], takers: &[SetId]) {
+    /// of `weights` hold: from those that hold most for their weight, down to one level. A donor
+    /// that must give so many slots gives the bytes of its smallest ones at least.
+    pub fn share_out(&mut self, weights: &[Weight], donors: &[Donor<'_>], takers: &[SetId]) {
         let all: u128 = self.held.values().map(|n| u128::from(*n)).sum();
         let total: u128 = weights.iter().map(|w| u128::from(w.weight)).sum();
         let fair = |w: &Weight| (all * u128::from(w.weight)).checked_div(total).unwrap_or(0);
         let takes = |w: &&Weight| takers.contains(&w.set);
         let needs = weights.iter().filter(takes);
         let need: u128 = needs.map(|w| fair(w).saturating_sub(self.bytes_of(w.set))).sum();
-        let gives = |w: &&Weight| donors.contains(&w.set);
-        let givers: Vec<Weight> = weights.iter().filter(gives).copied().collect();
-        let above = |level: u128, w: &Weight| {
-            self.bytes_of(w.set).saturating_sub(level.saturating_mul(w.weight.into()))
+        let weight = |set| weights.iter().find(|w| w.set == set).map_or(0, |w| w.weight);
+        let givers: Vec<(SetId, u128, u128)> =
+            donors.iter().map(|d| (d.set, weight(d.set).into(), self.least(d))).collect();
+        let above = |level: u128, (set, weight, least): &(SetId, u128, u128)| {
+            self.bytes_of(*set).saturating_sub(level.saturating_mul(*weight)).max(*least)
         };
         // The lowest level, in bytes per weight, above which there is no more than is needed.
         let (mut low, mut high) = (0_u128, u128::from(u64::MAX));
         while low < high {
             let middle = (low + high) / 2;
-            let given: u128 = givers.iter().map(|w| above(middle, w)).sum();
+            let given: u128 = givers.iter().map(|g| above(middle, g)).sum();
             if given <= need { high = middle } else { low = middle + 1 }
         }
-        let give = |w: &Weight| (w.set, u64::try_from(above(low, w)).unwrap_or(u64::MAX));
+        let give =
+            |g: &(SetId, u128, u128)| (g.0, u64::try_from(above(low, g)).unwrap_or(u64::MAX));
         self.over = givers.iter().map(give).collect();
+    }
+
+    /// Bytes of a donor's smallest slots.
+    fn least(&self, donor: &Donor<'_>) -> u128 {
+        let mut sizes: Vec<u64> = donor.held.iter().map(|slot| self.of(*slot)).collect();
+        sizes.sort_unstable();
+        sizes.iter().take(donor.gives).map(|n| u128::from(*n)).sum()
     }
 
     fn bytes_of(&self, set: SetId) -> u128 {
@@ -57,17 +74,17 @@ impl<'a> Sizes<'a> {
         self.bytes.get(usize::from(slot.0)).copied().unwrap_or(0)
     }
 
-    /// `count` slots of those `held` by `set`, with about as many bytes as it should give.
-    /// Without sizes, the last ones, so that runs stay whole.
-    pub fn give(&self, set: SetId, held: &[SlotId], count: usize) -> Vec<SlotId> {
-        if self.bytes.is_empty() || count >= held.len() {
-            return held[held.len().saturating_sub(count)..].to_vec();
+    /// The slots that a donor gives: with about as many bytes as it should. Without sizes, its
+    /// last ones, so that runs stay whole.
+    pub fn give(&self, donor: &Donor<'_>) -> Vec<SlotId> {
+        if self.bytes.is_empty() || donor.gives >= donor.held.len() {
+            return donor.held[donor.held.len().saturating_sub(donor.gives)..].to_vec();
         }
-        let mut over = self.over.get(&set).copied().unwrap_or(0);
+        let mut over = self.over.get(&donor.set).copied().unwrap_or(0);
         let mut left: BTreeSet<(u64, SlotId)> =
-            held.iter().map(|slot| (self.of(*slot), *slot)).collect();
-        let mut given = Vec::with_capacity(count);
-        for more in (1..=count as u64).rev() {
+            donor.held.iter().map(|slot| (self.of(*slot), *slot)).collect();
+        let mut given = Vec::with_capacity(donor.gives);
+        for more in (1..=donor.gives as u64).rev() {
             // The slot nearest to an even share of what is still to be given.
             let Some(next) = nearest(&left, over / more) else { break };
             left.remove(&next);

@@ -236,14 +236,20 @@ fn plan(slots: &[SetId], weights: &[Weight], targets: &Counts, bytes: &[u64]) ->
     };
     let room: Vec<(Weight, u16)> = weights.iter().filter_map(under).collect();
     let takers: Vec<SetId> = room.iter().map(|(w, _)| w.set).collect();
-    let donors: Vec<SetId> = by_set.keys().copied().filter(|s| holds(*s) > target(*s)).collect();
+    let donors: Vec<choose::Donor<'_>> = by_set
+        .iter()
+        .map(|(set, held)| choose::Donor {
+            set: *set,
+            held,
+            gives: held.len().saturating_sub(target(*set)),
+        })
+        .filter(|donor| donor.gives > 0)
+        .collect();
     let mut sizes = choose::Sizes::new(slots, bytes);
     sizes.share_out(weights, &donors, &takers);
     let mut pool: Vec<(SlotId, SetId)> = Vec::new();
-    for set in donors {
-        let held = by_set.get(&set).map_or(&[][..], Vec::as_slice);
-        let given = sizes.give(set, held, held.len() - target(set));
-        pool.extend(given.into_iter().map(|slot| (slot, set)));
+    for donor in &donors {
+        pool.extend(sizes.give(donor).into_iter().map(|slot| (slot, donor.set)));
     }
     sizes.hand_out(pool, room)
 }

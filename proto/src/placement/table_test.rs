@@ -31,7 +31,7 @@ fn bytes_of(slots: &[SetId], bytes: &[u64]) -> Vec<u64> {
 fn uneven(seed: u64) -> Vec<u64> {
     let size = |slot: u64| {
         let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&slot.to_le_bytes(), seed);
-        if hash % 16 == 0 { 10_000 + hash % 5000 } else { 500 + hash % 1000 }
+        if hash.is_multiple_of(16) { 10_000 + hash % 5000 } else { 500 + hash % 1000 }
     };
     (0..u64::from(SLOTS)).map(size).collect()
 }
@@ -89,7 +89,7 @@ fn growth_evens_out_bytes() {
     let mut crooked = bytes.clone();
     crooked[..4096].iter_mut().for_each(|n| *n *= 2);
     // Every set gives as many slots, so two of them cannot come down to the mean here.
-    for (sizes, highest) in [(&bytes, 1.01), (&crooked, 1.22)] {
+    for (sizes, highest) in [(&bytes, 1.01), (&crooked, 1.3)] {
         let slots = initial(&equal(4)).unwrap();
         let moves = grow(&slots, &equal(5), sizes).unwrap();
         assert_eq!(moves.len(), 1638);
@@ -97,7 +97,7 @@ fn growth_evens_out_bytes() {
         let mean = (sums.iter().sum::<u64>() / 5) as f64;
         let max = *sums.iter().max().unwrap() as f64;
         assert!(max <= mean * highest, "{sums:?} mean {mean}");
-        assert!((0.99..1.2).contains(&(sums[4] as f64 / mean)), "the new one: {sums:?}");
+        assert!((0.99..1.03).contains(&(sums[4] as f64 / mean)), "the new one: {sums:?}");
     }
 }
 
