@@ -47,7 +47,7 @@ soak:
 else
 soak: build ## kill tests, 20 rounds (an hour, root); SEEDS=n, PLANT=name|list, REPLAY=seed: the simulation
 	@BRICK_ROUNDS=$${BRICK_ROUNDS:-20} BRICK_FULL=1 BRICK_SUITE_LIMIT=14400 sh integration/suite/test.sh \
-		harness cluster semantics promises stranger format kill mount_kill faults scenarios two_peers recover complaints apps demo
+		harness cluster semantics promises locks stranger format kill mount_kill faults scenarios two_peers recover complaints apps demo
 endif
 
 mutants: ## mutation testing of the rules (hours; FILE=proto/rules/src/... for one file)

@@ -89,6 +89,10 @@ pub trait Keeper: Send + Sync {
     /// it is lost: the next fsync and close of its open files answer EIO.
     fn lost(&self, set: SetId, key: LeaseKey);
 
+    /// A lock of this inode is not held any more: its lead died, and the next one could not be
+    /// told in time, or the session was taken for dead. Its open files answer EIO.
+    fn lock_lost(&self, gfid: Gfid);
+
     /// Bytes held back for a set: taken, and not on its members yet.
     fn buffered(&self, set: SetId) -> u64;
 }

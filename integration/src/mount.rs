@@ -95,6 +95,16 @@ impl Mount {
     }
 
     /// kill -9 of the mount's process; the dead mount point is removed.
+    /// Stops the program of the mount; the kernel's part goes on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self) -> Result<Paused> {
+        let pid = self.pid().context("the mount runs")?;
+        sys::signal(pid, Signal::STOP);
+        Ok(Paused(pid))
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             sys::signal(child.id(), Signal::KILL);
@@ -138,6 +148,15 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The program of a mount, stopped until this is dropped.
+pub struct Paused(u32);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        sys::signal(self.0, Signal::CONT);
     }
 }
 

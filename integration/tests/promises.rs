@@ -18,7 +18,6 @@ use integration::run::{judged, test};
 use integration::tree::{self, Xattrs};
 use integration::{pair, sys};
 use rustix::io::Errno;
-use rustix::process::Signal;
 
 const NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse];
 const NET_NEEDS: &[Need] = &[Need::Root, Need::Xfs, Need::Fuse, Need::Netns];
@@ -224,23 +223,6 @@ fn later<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> mpsc::
     wait
 }
 
-/// A stopped process that goes on, whatever becomes of the test.
-struct Stopped(u32);
-
-impl Stopped {
-    fn stop(mount: &Mount) -> Result<Self> {
-        let pid = mount.pid().context("the mount runs")?;
-        sys::signal(pid, Signal::STOP);
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        sys::signal(self.0, Signal::CONT);
-    }
-}
-
 #[test]
 fn a_write_whose_lease_was_lost_is_told_by_fsync_and_close() {
     judged("a_write_whose_lease_was_lost", NEEDS, || {
@@ -256,7 +238,7 @@ fn a_write_whose_lease_was_lost_is_told_by_fsync_and_close() {
             file.write_all(b" and lost")?;
         }
         // In its memory, and nowhere else; then another mount gets the leases.
-        let stopped = Stopped::stop(&mount)?;
+        let stopped = mount.pause()?;
         for name in ["synced", "closed"] {
             let mut file = OpenOptions::new().append(true).open(other.point().join(name))?;
             file.write_all(b", second")?;
@@ -293,7 +275,7 @@ fn a_stopped_mount_never_answers_from_old_caches() {
             fs::read(mount.point().join("f"))?;
             let _ = fs::metadata(mount.point().join("new"));
         }
-        let stopped = Stopped::stop(&mount)?;
+        let stopped = mount.pause()?;
         fs::write(other.point().join("f"), "newer")?;
         fs::write(other.point().join("new"), "x")?;
         let (file, name) = (mount.point().join("f"), mount.point().join("new"));

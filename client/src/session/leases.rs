@@ -14,6 +14,7 @@ use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::lease::cache::{LeaseCache, RecallAction};
 use proto_rules::lease::table::Reclaimed;
+use proto_rules::locks::Locks;
 use proto_rules::time::{MS, Nanos};
 use tokio::sync::Notify;
 
@@ -37,6 +38,8 @@ pub(super) enum Todo {
     Unpin(Gfid),
     /// There is a new lead.
     Reclaim,
+    /// A lock of this inode is not held any more.
+    LockLost(Gfid),
 }
 
 /// Operations that use a lease, and whether it has been lost under them.
@@ -47,11 +50,11 @@ struct Users {
 }
 
 #[derive(Default)]
-struct Inner {
+pub(super) struct Inner {
     cache: LeaseCache,
     lead: Option<(BrickId, Incarnation)>,
     /// When `lead` became known: what it said before that, in an earlier life, counts no more.
-    lead_since: Tick,
+    pub(super) lead_since: Tick,
     users: HashMap<LeaseKey, Users>,
     /// Nothing new begins, not even a write-back: the return waits for the last user.
     closing: HashSet<LeaseKey>,
@@ -67,7 +70,9 @@ struct Inner {
     open: HashSet<Gfid>,
     /// The lead keeps a pin of ours.
     pinned_for_us: HashSet<Gfid>,
-    todo: Vec<Todo>,
+    /// Advisory locks that the lead has granted.
+    pub(super) locks: Locks,
+    pub(super) todo: Vec<Todo>,
 }
 
 pub(super) struct Leases {
@@ -94,7 +99,7 @@ impl Leases {
         Arc::new(Leases { inner: Mutex::default(), changed, work, counters })
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Inner, Tick) -> T) -> T {
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Inner, Tick) -> T) -> T {
         let mut inner = lock(&self.inner);
         let result = change(&mut inner, clock::now());
         let lapsed = inner.cache.take_lapsed();
@@ -234,6 +239,7 @@ impl Leases {
             let keys = inner.cache.lose_all();
             self.lose(inner, keys);
             inner.pinned_for_us.clear();
+            inner.lose_locks();
             true
         })
     }

@@ -5,6 +5,7 @@
 //! maps.rs       the watch on the map: newer versions only, another peer when a stream ends
 //! heartbeat.rs  one renewal per brick each 300 ms: leases, settled marks, the leads' clocks
 //! leases.rs     what is held, who uses it, what has to go back
+//! locks.rs      advisory locks that are held, and their claims from a new lead
 //! recall.rs     the task that gives back, reclaims, and tells what was lost
 //! space.rs      what may be taken on a set before its lead has to be asked
 //! needs.rs      which leases an operation needs
@@ -26,6 +27,7 @@ pub mod control;
 pub mod grpc;
 mod heartbeat;
 mod leases;
+mod locks;
 mod maps;
 mod needs;
 mod perform;

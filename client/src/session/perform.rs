@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::fop::{
-    Acquire, Answer, Call, Class, Done, Entries, Fop, Getattr, LeaseKey, Mode, Op, Outcome,
+    Acquire, Answer, Call, Class, Done, Entries, Fop, Getattr, LeaseKey, Locked, Mode, Op, Outcome,
     Readdir, Return, StatfsAnswer, Want,
 };
 use proto::frame::Status;
@@ -138,10 +138,19 @@ impl Session {
             _ => deadline,
         };
         let state = self.set(set).ok_or(Errno::EIO)?;
-        let _asking = state.leases.ask(&wants, false);
-        let ask = Ask { call, under: None, wants, background: false };
-        let said = state.replica.ask(ask, deadline).await?;
-        conclude(&state, said, call.fop.op())
+        loop {
+            let lead_since = state.leases.lead_since();
+            let _asking = state.leases.ask(&wants, false);
+            let ask = Ask { call, under: None, wants: wants.clone(), background: false };
+            let said = state.replica.ask(ask, deadline).await?;
+            let done = conclude(&state, said, call.fop.op())?;
+            match (&call.fop, &done.answer) {
+                // By a lead that is gone: the next one has to hear of it, too.
+                (Fop::Lock(lock), Answer::Locked(Locked { conflict: None }))
+                    if !state.leases.locked(lead_since, lock) => {}
+                _ => return Ok(done),
+            }
+        }
     }
 
     async fn change(

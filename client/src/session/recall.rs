@@ -10,7 +10,7 @@ use proto_rules::lease::{Lease, LeaseKey};
 use proto_rules::time::{MS, Nanos};
 
 use super::leases::Todo;
-use super::{RETURNS_MAX, Session, SetState};
+use super::{RETURNS_MAX, Session, SetState, locks};
 use crate::clock;
 use crate::replicate::Ask;
 
@@ -35,6 +35,11 @@ pub(super) async fn work(session: Arc<Session>, set: Arc<SetState>) {
                     tokio::spawn(async move {
                         release(&set, Vec::new(), vec![gfid]).await;
                     });
+                }
+                Todo::LockLost(gfid) => {
+                    if let Some(keeper) = session.keeper.get() {
+                        keeper.lock_lost(gfid);
+                    }
                 }
                 Todo::Reclaim => {
                     tokio::spawn(async move { reclaim(&set).await });
@@ -110,6 +115,8 @@ async fn reclaim(set: &SetState) {
         batches.push(Vec::new());
     }
     let deadline: Tick = clock::now().after(TRY);
+    // First: with the last of the leases the grace may end.
+    locks::reclaim(set, deadline).await;
     for batch in batches {
         let call = Call::new(Acquire {});
         let ask = Ask { call: &call, under: None, wants: batch.clone(), background: true };

@@ -441,6 +441,7 @@ impl State {
                 map_version: 0,
                 space_limit: Some(self.space_limit),
             }),
+            Fop::Lock(_) => Answer::Locked(proto::fop::Locked::default()),
             _ => Answer::Done(Done {}),
         }
     }

@@ -118,6 +118,15 @@ impl Volume {
         }
     }
 
+    pub(super) fn lock_lost(&self, gfid: Gfid) {
+        let Some(node) = self.nodes.get(gfid) else { return };
+        let open = node.lock().opens > 0;
+        if open {
+            tracing::warn!(%gfid, "a lock is lost: its open files answer EIO");
+            node.set_broken(true);
+        }
+    }
+
     fn inode_lost(&self, node: &Arc<Node>) {
         let pages = {
             let mut state = node.lock();

@@ -54,6 +54,7 @@ impl LockAsk {
             kind: self.kind,
             flock: self.flock,
             wait,
+            reclaim: false,
         }
     }
 }

@@ -209,6 +209,12 @@ impl Keeper for Ear {
         }
     }
 
+    fn lock_lost(&self, gfid: Gfid) {
+        if let Some(volume) = self.0.upgrade() {
+            volume.lock_lost(gfid);
+        }
+    }
+
     fn buffered(&self, set: proto::SetId) -> u64 {
         self.0.upgrade().map_or(0, |volume| volume.buffered(set))
     }

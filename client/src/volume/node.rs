@@ -20,6 +20,8 @@ pub(super) struct Node {
     /// Buckets of a directory, once known: they never change.
     buckets: AtomicU32,
     used: AtomicBool,
+    /// A lock is lost: nothing more is read or written until all opens are closed.
+    broken: AtomicBool,
     state: Mutex<State>,
     /// Told after each flushed run and when a recall has ended.
     pub progress: Notify,
@@ -113,6 +115,7 @@ impl Node {
             gfid,
             buckets: AtomicU32::new(0),
             used: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             state: Mutex::default(),
             progress: Notify::new(),
             more: Notify::new(),
@@ -128,6 +131,15 @@ impl Node {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
+    }
+
+    pub fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Relaxed);
+    }
+
+    /// EIO after a lock was lost.
+    pub fn demand_unbroken(&self) -> Result<(), Errno> {
+        if self.broken.load(Ordering::Relaxed) { Err(Errno::EIO) } else { Ok(()) }
     }
 
     /// Buckets of this directory, when known.

@@ -64,6 +64,7 @@ impl Volume {
             (state.opens == 0, state.orphan)
         };
         if last {
+            node.set_broken(false);
             self.below.set_open(node.gfid, false);
         }
         last && orphan

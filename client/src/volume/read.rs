@@ -26,6 +26,7 @@ impl Volume {
     /// What the bricks answer.
     pub async fn read(&self, file: &File, offset: u64, len: u32) -> Result<Vec<Bytes>, Errno> {
         let node = &file.node;
+        node.demand_unbroken()?;
         let len = len.min(PAYLOAD_BYTES_MAX as u32);
         if let Some(data) = self.cached_data(node) {
             return Ok(vec![cut(&data, 0, offset..offset.saturating_add(len.into()))]);

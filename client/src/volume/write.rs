@@ -47,6 +47,7 @@ impl Volume {
             return Ok(offset);
         }
         let node = &file.node;
+        node.demand_unbroken()?;
         let append = (file.how.append || how.append) && !how.from_mapping;
         let (end, mark, trouble) = self.buffer(file, offset, data, how, append).await?;
         let through = !self.config.write_behind || file.how.sync || file.how.direct;
@@ -83,6 +84,8 @@ impl Volume {
             self.below.wait_for_space(set, needed).await?;
         }
         loop {
+            // Also after a wait for the lease, in which the session may have been taken for dead.
+            node.demand_unbroken()?;
             let guard = self.below.hold(set, key, Mode::Exclusive);
             if guard.is_none() && !(how.from_mapping && node.lock().recalling > 0) {
                 // Only a recall that is writing mapped pages back takes bytes without.

@@ -15,6 +15,7 @@
 
 pub mod heal;
 pub mod lease;
+pub mod locks;
 pub mod member;
 pub mod plant;
 pub mod promise;

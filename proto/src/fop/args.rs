@@ -341,6 +341,9 @@ pub struct Lock {
     pub flock: bool,
     #[prost(bool, tag = "8")]
     pub wait: bool,
+    /// Held under the lead before, and claimed from a new one: in its grace only.
+    #[prost(bool, tag = "9")]
+    pub reclaim: bool,
 }
 
 /// Who would stand in the way of this lock?

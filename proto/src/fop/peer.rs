@@ -48,6 +48,9 @@ pub struct ChangedList {
     /// The log cannot answer: compare everything from the root.
     #[prost(bool, tag = "5")]
     pub compare_all: bool,
+    /// The marks of all inodes whose copy is stale at the lead that answers: on the first page.
+    #[prost(message, repeated, tag = "6")]
+    pub stale: Vec<MarkStale>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -316,7 +319,7 @@ pub struct MarkStale {
     pub clear: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct PauseForJoin {
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
@@ -327,6 +330,12 @@ pub struct PauseForJoin {
     /// because a heal does not get ahead of the writers.
     #[prost(uint32, tag = "3")]
     pub slow_us: u32,
+    /// The joiner (brick id, as in MarkStale); absent from peers that keep nothing.
+    #[prost(message, optional, tag = "4")]
+    pub joiner: Option<Gfid>,
+    /// Inodes whose copy is stale at the lead, of which the joiner keeps its own; at most 16 384.
+    #[prost(message, repeated, tag = "5")]
+    pub keeps: Vec<Gfid>,
 }
 
 /// State that a joiner takes over: opaque to all but the rules (see proto-rules).

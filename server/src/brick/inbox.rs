@@ -1,12 +1,13 @@
 //! What the rest of the daemon says to a brick's thread, and what the brick says back.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use proto::fop::ChangedItem;
 use proto::frame::Credential;
 use proto::map::VolumeMap;
-use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId};
+use proto::{BrickId, Epoch, Gfid, Incarnation, PeerId, SessionId};
 use proto_rules::SetKey;
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,6 +42,13 @@ pub enum BrickCommand {
         items: Vec<ChangedItem>,
         complete_since: Option<u64>,
         answer: oneshot::Sender<bool>,
+    },
+    /// Of this peer's own heal: of which inodes, by the marks that came with `lead`'s list, this
+    /// brick keeps its own copy.
+    Keeps {
+        lead: BrickId,
+        marks: BTreeSet<(BrickId, Gfid)>,
+        answer: oneshot::Sender<BTreeSet<Gfid>>,
     },
     /// Of this peer's own heal: how far it has come.
     NoteHeal {

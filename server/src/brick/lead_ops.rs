@@ -12,6 +12,7 @@ use proto::{Epoch, Errno, Gfid, LeaseNumber, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::lease::table::{Ask, LeaseCommand, Reclaim, ReclaimedLease, term};
+use proto_rules::locks::LockOutcome;
 use proto_rules::space::Use;
 use proto_rules::time::MS;
 use tokio::sync::Notify;
@@ -21,7 +22,6 @@ use super::clock::{now, wall_ns};
 use super::connection::Conn;
 use super::core::Core;
 use super::request::{Outcome, Pending};
-use crate::lead::LockOutcome;
 
 /// A reclaim of fewer leases than this is a session's last.
 const RECLAIM_BATCH: usize = 4096;
@@ -375,6 +375,9 @@ impl Core {
     fn lock(&mut self, mut pending: Pending, lock: &Lock) {
         let (id, session) = (self.fresh_id(), pending.head.session);
         let Some(lead) = &mut self.lead else { return };
+        if lock.reclaim {
+            return self.reclaim_lock(pending, lock);
+        }
         if !lead.table.serving() {
             return self.refuse(pending, Refusal::Grace);
         }
@@ -398,6 +401,20 @@ impl Core {
             if let Some(pending) = waiting {
                 self.fail(pending, Errno::EINTR);
             }
+        }
+    }
+
+    /// Before the session has said all that it held: then the grace may end, and others may have
+    /// had the lock.
+    fn reclaim_lock(&mut self, pending: Pending, lock: &Lock) {
+        let session = pending.head.session;
+        let Some(lead) = &mut self.lead else { return };
+        if !lead.table.reclaims(now()) || !lead.table.knows(session) {
+            return self.refuse(pending, Refusal::StaleLease);
+        }
+        match lead.locks.reclaim(session, lock) {
+            true => self.answer(pending, Outcome::Done(Answer::Locked(Locked::default()).into())),
+            false => self.refuse(pending, Refusal::StaleLease),
         }
     }
 

@@ -34,6 +34,7 @@ mod interval;
 pub mod io;
 mod lead_ops;
 pub mod manager;
+mod marks;
 mod outbox;
 mod peer_ops;
 mod raised;
@@ -46,7 +47,7 @@ pub use core::{Brick, Core, OLDEST_DISK_REQUEST};
 pub use gate::{Facts, Gate};
 pub use inbox::{BrickCommand, BrickHandle, BrickIdentity, Newcomer, Owner, Setup};
 pub use io::blocking;
-pub use peer_ops::mark_of;
+pub use marks::{KEPT_MAX, mark_of};
 pub use request::{Outcome, Pending};
 pub use thread::spawn;
 

@@ -10,31 +10,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::fop::{
-    Answer, BlockSums, Call, Changed, ClearWindows, Done, Fop, HandOver, MarkStale, PauseForJoin,
-    Return, SettledSeq, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
+    Answer, BlockSums, Call, Changed, ClearWindows, Done, Fop, HandOver, PauseForJoin, Return,
+    SettledSeq, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
 };
-use proto::{BrickId, Epoch, Errno, Failure, Gfid, Refusal, Seq, SessionId};
+use proto::{Epoch, Errno, Failure, Refusal, Seq, SessionId};
 use proto_rules::time::MS;
 
 use super::clock::now;
 use super::core::{Brick, Core};
 use super::handover::{self, Shipped};
 use super::io::blocking;
+use super::marks::mark_of;
 use super::raised;
 use super::request::{Outcome, Pending};
 use crate::lead::touch_to;
 
 /// How often a pausing lead looks whether the last change under way is done.
 const QUIET_LOOK: Duration = Duration::from_millis(1);
-/// How long a lead tries to have a stale copy noted by everybody before the client asks again.
-const MARKING_TRIES: u32 = 60;
-const MARKING_PAUSE: Duration = Duration::from_millis(50);
 /// Writers are slowed by at most this, whatever a joiner asks for.
 const SLOW_MAX: Duration = Duration::from_millis(64);
 /// And no longer than this by one word: a joiner that is gone does not keep them slow.
 const SLOW_FOR: u64 = 3000 * MS;
 
-fn done() -> Outcome {
+pub fn done() -> Outcome {
     Outcome::Done(Answer::Done(Done {}).into())
 }
 
@@ -84,8 +82,8 @@ impl Core {
                 self.vouch(pending, &ask);
             }
             Fop::PauseForJoin(pause) => {
-                let pause = *pause;
-                self.pause_for_join(pending, pause);
+                let pause = pause.clone();
+                self.pause_for_join(pending, &pause);
             }
             Fop::TakeOver(state) => {
                 let state = state.state.clone();
@@ -132,7 +130,13 @@ impl Core {
     /// The store closes the interval with the list; the number goes on from there.
     fn list_changed(&mut self, pending: Pending, mut ask: Changed) {
         ask.advance &= self.member.is_lead() && self.interval.may_close(now());
-        let result = self.store.execute(&Call::new(ask), &self.context());
+        let mut result = self.store.execute(&Call::new(ask), &self.context());
+        if let Ok(Return { answer: Answer::ChangedList(list), .. }) = &mut result
+            && ask.after.is_nil()
+        {
+            let marks = self.member.marks_of_own().into_iter();
+            list.stale = marks.map(|(brick, gfid)| mark_of(brick, gfid, false)).collect();
+        }
         self.interval.at_least(self.store.interval(), now());
         self.refresh_facts();
         self.done(pending, result);
@@ -228,62 +232,6 @@ impl Core {
         Ok(())
     }
 
-    pub fn mark_stale_here(&mut self, mark: &MarkStale) -> Result<(), Errno> {
-        let brick = BrickId::from_bytes(mark.brick.0);
-        self.store.mark_stale(mark.gfid, brick, mark.clear)?;
-        if mark.clear {
-            self.member.stale.clear(brick, mark.gfid);
-        } else if !self.member.stale.mark(brick, mark.gfid) && brick == self.setup.identity.brick {
-            self.leave("too many of its copies are stale");
-        }
-        Ok(())
-    }
-
-    /// The lead: every in-sync member notes the mark durably, then the client may go on.
-    fn mark_stale_everywhere(&mut self, mut pending: Pending, mark: MarkStale) {
-        if let Some(refusal) = self.not_leading(&pending) {
-            return self.refuse(pending, refusal);
-        }
-        let brick = BrickId::from_bytes(mark.brick.0);
-        let known = self.member.map().is_some_and(|map| map.member(brick).is_some());
-        // Only a heal clears marks.
-        if !known || mark.clear {
-            return self.fail(pending, Errno::EINVAL);
-        }
-        if !self.member.begin_marking(&[(brick, mark.gfid)]) {
-            // In a joiner's pause, or what is marked now is healed first.
-            return self.refuse(pending, Refusal::Busy);
-        }
-        if self.mark_stale_here(&mark).is_err() {
-            return self.own_error(pending, "a stale mark cannot be written");
-        }
-        tracing::warn!(gfid = %mark.gfid, %brick, "a copy differs and is marked stale");
-        pending.defer();
-        let (epoch, members) = (self.epoch(), self.members.in_sync());
-        self.spawn(|here| async move {
-            for member in &members {
-                let mut tries = 0;
-                while member.call(epoch, mark.into()).await.is_err() {
-                    tries += 1;
-                    if tries > MARKING_TRIES || !here.core.borrow().leads_in(epoch) {
-                        here.core.borrow_mut().end_marking(epoch);
-                        return here.core.borrow_mut().refuse(pending, Refusal::Busy);
-                    }
-                    tokio::time::sleep(MARKING_PAUSE).await;
-                }
-            }
-            here.core.borrow_mut().end_marking(epoch);
-            here.core.borrow_mut().answer(pending, done());
-        });
-    }
-
-    /// A round of marking is over. A new epoch has ended it already.
-    pub fn end_marking(&mut self, epoch: Epoch) {
-        if self.epoch() == epoch {
-            self.member.end_marking();
-        }
-    }
-
     fn vouch(&mut self, pending: Pending, ask: &Vouch) {
         let session = SessionId(ask.session);
         let Some(lead) = &self.lead else { return self.refuse(pending, Refusal::Grace) };
@@ -299,7 +247,7 @@ impl Core {
 
     /// A joiner's final pause: changes are held, and what it needs is shipped once the last
     /// one under way is done.
-    fn pause_for_join(&mut self, mut pending: Pending, pause: PauseForJoin) {
+    fn pause_for_join(&mut self, mut pending: Pending, pause: &PauseForJoin) {
         if pause.slow_us > 0 {
             let leads = self.member.is_lead() && pause.epoch == self.epoch().0;
             if leads {
@@ -313,15 +261,13 @@ impl Core {
             let commands = self.member.resume();
             return self.member_commands(commands);
         }
-        // A stale copy is no source: the joiner would take it over. Nor is a lead that is making
-        // the members equal: the joiner would not be among them.
-        let stale = self.member.stale.iter().any(|(brick, _)| brick == self.setup.identity.brick);
+        // A lead that is making the members equal is no source: the joiner would not be among them.
         let settling = self.lead.as_ref().is_none_or(|lead| lead.table.settling());
-        if stale || settling {
+        if settling || !self.marked_for(pause) {
             return self.refuse(pending, Refusal::Busy);
         }
-        let length = u64::from(pause.pause_ms) * MS;
-        if !self.member.pause(now(), Epoch(pause.epoch), length) {
+        let (epoch, length) = (Epoch(pause.epoch), u64::from(pause.pause_ms) * MS);
+        if !self.member.pause(now(), epoch, length) {
             return self.refuse(pending, Refusal::NotLead);
         }
         pending.defer();
@@ -329,7 +275,7 @@ impl Core {
             while !brick.core.borrow().member.quiet() {
                 let ended = {
                     let core = brick.core.borrow();
-                    core.epoch() != Epoch(pause.epoch) || core.failed.is_some()
+                    core.epoch() != epoch || core.failed.is_some()
                 };
                 if ended {
                     return brick.core.borrow_mut().refuse(pending, Refusal::Busy);
@@ -402,9 +348,4 @@ impl Brick {
 fn done_handover() -> Outcome {
     let state = HandOver { rules: Bytes::new(), current_interval: 0 };
     Outcome::Done(Answer::HandOver(state).into())
-}
-
-/// A stale mark as it is told to a member.
-pub fn mark_of(brick: BrickId, gfid: Gfid, clear: bool) -> MarkStale {
-    MarkStale { gfid, brick: Gfid(*brick.as_bytes()), clear }
 }

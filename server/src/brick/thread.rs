@@ -141,6 +141,9 @@ async fn serve<I: BrickIo>(
                     // A heal that is gone asks again.
                     let _ = answer.send(taken);
                 }
+                Some(BrickCommand::Keeps { lead, marks, answer }) => {
+                    let _ = answer.send(brick.core.borrow().member.keeps(lead, &marks));
+                }
                 Some(BrickCommand::NoteHeal { resume, answer }) => {
                     let noted = brick.core.borrow_mut().note_resume(Some(resume));
                     let _ = answer.send(noted.is_ok());

@@ -59,6 +59,19 @@ pub async fn clear(from: &dyn Side, to: &dyn Side, dir: Gfid) -> Result<Diff, He
     Ok(diff)
 }
 
+/// What both sides name below `dir`, if it is a directory on both.
+///
+/// # Errors
+/// Either brick failed.
+pub async fn common(from: &dyn Side, to: &dyn Side, dir: Gfid) -> Result<Vec<DirEntry>, HealError> {
+    let named = futures_util::try_join!(side::names(from, dir), side::names(to, dir));
+    match named {
+        Ok((theirs, ours)) => Ok(diff(&theirs, &ours).same),
+        Err(error) if error.is_no_directory() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives a whole inode its name on the sink.
 ///
 /// # Errors

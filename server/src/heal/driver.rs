@@ -1,12 +1,13 @@
 //! Brings one brick of this peer back whenever the map says that it is syncing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use client::transport::{BrickClient, Connector, Counters, Identity, Proof, Pushes, Target};
 use proto::fop::{Call, ChangedItem, Recall};
 use proto::map::{MemberState, VolumeMap};
-use proto::{BrickId, Epoch, Errno, Failure, Incarnation, Refusal, SessionId, SetId};
+use proto::{BrickId, Epoch, Errno, Failure, Gfid, Incarnation, Refusal, SessionId, SetId};
 use proto_grpc::peer::HealRun;
 use proto_rules::set::{COMPARE_ALL, SetEntry};
 use tokio::sync::{oneshot, watch};
@@ -246,6 +247,16 @@ impl Surroundings for World {
             let sent = self.handle.inbox.send(command).await.is_ok();
             let done = sent && taken.await.unwrap_or(false);
             done.then_some(()).ok_or_else(|| HealError::Control("our log takes no entries".into()))
+        })
+    }
+
+    fn keeps(&self, lead: BrickId, marks: BTreeSet<(BrickId, Gfid)>) -> Waits<'_, BTreeSet<Gfid>> {
+        Box::pin(async move {
+            let (answer, kept) = oneshot::channel();
+            let command = BrickCommand::Keeps { lead, marks, answer };
+            let gone = || HealError::Control("our brick has stopped".into());
+            self.handle.inbox.send(command).await.map_err(|_| gone())?;
+            kept.await.map_err(|_| gone())
         })
     }
 

@@ -12,11 +12,14 @@
 //! its answer, so nothing can be acknowledged that the last list misses. What happens when, and
 //! what after a failure, is `proto_rules::heal::joiner`'s; here is only how.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use proto::fop::{Answer, Call, ChangedItem, ChangedList, Checkpoint, HandOver, PauseForJoin};
+use proto::fop::{
+    Answer, Call, ChangedItem, ChangedList, Checkpoint, HandOver, MarkStale, PauseForJoin,
+};
 use proto::map::{MemberState, SetMap, VolumeMap};
 use proto::{BrickId, Epoch, Failure, Gfid, Incarnation, SetId};
 use proto_rules::heal::joiner::{JoinCommand, Joiner};
@@ -30,7 +33,7 @@ use super::progress::Progress;
 use super::rest::{self, Log, Rest};
 use super::round::{Item, Round};
 use super::side::{self, HealError, Side, Waits};
-use crate::brick::now;
+use crate::brick::{KEPT_MAX, now};
 
 /// Longest time for which the lead is asked to hold changes back.
 pub const PAUSE_MS_MAX: u32 = (JOIN_PAUSE / 1_000_000) as u32;
@@ -66,6 +69,8 @@ pub trait Surroundings: Send + Sync {
     fn take_over_log(&self, items: Vec<ChangedItem>, complete_since: Option<u64>) -> Waits<'_, ()>;
     /// Promises the members of `epoch` to stay in it. False: it has ended.
     fn offer(&self, epoch: Epoch) -> bool;
+    /// Of which inodes, by the marks that came with `lead`'s list, the brick keeps its own copy.
+    fn keeps(&self, lead: BrickId, marks: BTreeSet<(BrickId, Gfid)>) -> Waits<'_, BTreeSet<Gfid>>;
     /// Asks one member to agree to the join.
     fn agree(&self, member: BrickId, epoch: Epoch) -> Waits<'_, ()>;
     fn propose(&self, epoch: Epoch) -> Waits<'_, ()>;
@@ -114,6 +119,8 @@ pub async fn attempt(
         copied: None,
         asked: 0,
         items: Vec::new(),
+        keeps: BTreeSet::new(),
+        kept: BTreeSet::new(),
         log: None,
         rest: None,
         pausing: None,
@@ -134,7 +141,8 @@ fn control(what: &str) -> HealError {
 
 /// What a piece of work has brought.
 enum Step {
-    Listed(Listing),
+    /// With what the brick keeps its own copy of.
+    Listed(Listing, BTreeSet<Gfid>),
     Copied,
     /// What the lead's log, taken over, is complete since; `None` in a pause.
     Checkpointed(Option<u64>),
@@ -165,6 +173,10 @@ struct Job<'w> {
     /// From which interval it was asked.
     asked: u64,
     items: Vec<Item>,
+    /// What this brick keeps its own copy of, by the last list: the lead's is stale.
+    keeps: BTreeSet<Gfid>,
+    /// What it kept in an earlier round of this attempt, and has not copied since.
+    kept: BTreeSet<Gfid>,
     /// Whose log ours has taken over.
     log: Option<(BrickId, Log)>,
     /// Of the pause under way.
@@ -252,9 +264,17 @@ impl<'w> Job<'w> {
 
     fn stepped(&mut self, step: Step) -> Result<Vec<JoinCommand>, HealError> {
         Ok(match step {
-            Step::Listed(listing) => self.got_list(listing),
+            Step::Listed(listing, keeps) => {
+                if !self.kept.is_subset(&keeps) {
+                    // What the lead's copy was given while this brick kept its own stands in no
+                    // list any more: the next attempt compares them, as was noted.
+                    return Err(control("a copy that it kept is good at the lead again"));
+                }
+                self.got_list(listing, keeps)
+            }
             Step::Copied => {
                 self.pending.clear();
+                self.kept = self.keeps.clone();
                 self.rules.on_copied(now())
             }
             Step::Checkpointed(log) => {
@@ -280,12 +300,13 @@ impl<'w> Job<'w> {
         })
     }
 
-    fn got_list(&mut self, listing: Listing) -> Vec<JoinCommand> {
+    fn got_list(&mut self, listing: Listing, keeps: BTreeSet<Gfid>) -> Vec<JoinCommand> {
         let lead = listing.lead;
         self.listed = Some((lead, listing.list.current));
         self.asked = listing.asked;
         let (mut items, left) = (listing.items(), listing.left());
         items.extend(self.pending.iter().copied().map(Item::whole));
+        self.keeps = keeps;
         self.progress.listed(&items, listing.everything);
         if let Some((from, log)) = &mut self.log
             && *from == lead
@@ -364,15 +385,26 @@ impl<'w> Job<'w> {
             }
             (None, None) => list::Question::Everything,
         };
-        Ok(Box::pin(
-            async move { Ok(Step::Listed(list::ask(&*from, &*to, lead, question).await?)) },
-        ))
+        let world = self.world;
+        Ok(Box::pin(async move {
+            let listing = list::ask(&*from, &*to, lead, question).await?;
+            let brick = |mark: &MarkStale| BrickId::from_bytes(mark.brick.0);
+            let marks: BTreeSet<_> =
+                listing.list.stale.iter().map(|mark| (brick(mark), mark.gfid)).collect();
+            let keeps = match marks.is_empty() {
+                true => BTreeSet::new(),
+                false => world.keeps(lead, marks).await?,
+            };
+            // One that would keep very many takes the lead's.
+            let keeps = if keeps.len() > KEPT_MAX { BTreeSet::new() } else { keeps };
+            Ok(Step::Listed(listing, keeps))
+        }))
     }
 
     fn round(&mut self) -> Result<Round, HealError> {
         let (_, from) = self.lead()?;
         let round = Round::new(from, self.to.clone(), self.progress.clone());
-        Ok(round.paced(self.pace.clone()))
+        Ok(round.paced(self.pace.clone()).keeping(self.keeps.clone()))
     }
 
     fn copy(&mut self) -> Result<Work<'w>, HealError> {
@@ -382,10 +414,15 @@ impl<'w> Job<'w> {
         self.copied = self.listed;
         self.rounds += 1;
         self.progress.phase("copying", self.rounds);
+        // A heal that goes on from here compares them: whether they are kept is asked anew.
+        let kept: Vec<Gfid> = self.keeps.iter().copied().collect();
         Ok(Box::pin(async move {
-            let keep = |pending| world.note(Resume { since, pending });
+            let keep = |pending: Vec<Gfid>| {
+                let pending = pending.into_iter().chain(kept.iter().copied()).collect();
+                world.note(Resume { since, pending })
+            };
             round.run_noting(items, &keep).await?;
-            world.note(Resume { since, pending: Vec::new() }).await?;
+            keep(Vec::new()).await?;
             Ok(Step::Copied)
         }))
     }
@@ -434,7 +471,13 @@ impl<'w> Job<'w> {
         }
         self.pausing = Some(epoch);
         let asked = self.asked;
-        let pause = PauseForJoin { epoch: epoch.0, pause_ms: PAUSE_MS_MAX, slow_us: 0 };
+        let pause = PauseForJoin {
+            epoch: epoch.0,
+            pause_ms: PAUSE_MS_MAX,
+            slow_us: 0,
+            joiner: Some(Gfid(*self.world.me().1.as_bytes())),
+            keeps: self.keeps.iter().copied().collect(),
+        };
         Ok(Box::pin(async move {
             let shipped = match from.call(Call::new(pause)).await {
                 Ok(shipped) => shipped,
@@ -457,6 +500,7 @@ impl<'w> Job<'w> {
         // At full speed: the clients wait for its end.
         let (_, from) = self.lead()?;
         let round = Round::new(from, self.to.clone(), self.progress.clone());
+        let round = round.keeping(self.keeps.clone());
         let (rest, log) = (self.rest.take(), self.log.clone());
         let (Some(rest), Some((_, log))) = (rest, log) else {
             return Err(control("the pause brought no list"));

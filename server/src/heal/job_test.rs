@@ -1,9 +1,10 @@
 //! The way back of one brick, over two real stores and a set that commits what is proposed.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use proto::fop::{Answer, Call, ChangedItem, Done, Fop, HandOver, InspectDir};
+use proto::fop::{Answer, Call, ChangedItem, Done, Fop, HandOver, InspectDir, MarkStale, Return};
 use proto::map::{MemberMap, MemberState, SLOTS, SetMap, VolumeMap};
 use proto::options::VolumeOptions;
 use proto::{BrickId, Epoch, Errno, Failure, Gfid, Incarnation, PeerId, SetId, VolumeId};
@@ -13,15 +14,19 @@ use super::copier_test::{Local, Pair};
 use super::job::{self, Resume, Surroundings};
 use super::progress::Progress;
 use super::round::{Item, Round};
-use super::side::{Answered, HealError, Side, Waits};
+use super::side::{self, Answered, HealError, Side, Waits};
 
 /// What happens to a call on its way.
 type Hook = Box<dyn Fn(&Call) -> Option<Failure> + Send + Sync>;
+
+type Stale = Arc<Mutex<Vec<MarkStale>>>;
 
 /// A store that answers a joiner's last questions, too.
 struct Hooked {
     local: Arc<Local>,
     hook: Hook,
+    /// The lead's marks of its own copies, for its lists.
+    stale: Stale,
 }
 
 impl Side for Hooked {
@@ -32,6 +37,17 @@ impl Side for Hooked {
         let answer = match &call.fop {
             Fop::PauseForJoin(_) => Answer::HandOver(HandOver::default()),
             Fop::TakeOver(_) => Answer::Done(Done {}),
+            Fop::Changed(_) => {
+                let stale = self.stale.lock().expect("fine").clone();
+                let listed = self.local.call(call);
+                return Box::pin(async move {
+                    let mut listed = listed.await;
+                    if let Ok(Return { answer: Answer::ChangedList(list), .. }) = &mut listed {
+                        list.stale = stale;
+                    }
+                    listed
+                });
+            }
             _ => return self.local.call(call),
         };
         Box::pin(std::future::ready(Ok(answer.into())))
@@ -42,8 +58,8 @@ struct World {
     lead: BrickId,
     brick: BrickId,
     maps: watch::Sender<Arc<VolumeMap>>,
-    from: Arc<dyn Side>,
-    to: Arc<dyn Side>,
+    from: Arc<Hooked>,
+    to: Arc<Hooked>,
     notes: Mutex<Vec<Resume>>,
     log: Mutex<Vec<ChangedItem>>,
     agrees: AtomicBool,
@@ -61,8 +77,16 @@ fn member(brick: BrickId, state: MemberState) -> MemberMap {
     }
 }
 
+fn hooked(local: &Arc<Local>, hook: Hook, stale: Stale) -> Arc<Hooked> {
+    Arc::new(Hooked { local: local.clone(), hook, stale })
+}
+
 impl World {
     fn new(pair: &Pair, hook: Hook) -> World {
+        World::with(pair, hook, Stale::default())
+    }
+
+    fn with(pair: &Pair, hook: Hook, stale: Stale) -> World {
         let (lead, brick) = (BrickId::random(), BrickId::random());
         let members = vec![member(lead, MemberState::InSync), member(brick, MemberState::Syncing)];
         let set = SetMap { id: SetId(0), epoch: Epoch(5), lead: Some(lead), members };
@@ -83,8 +107,8 @@ impl World {
             lead,
             brick,
             maps: watch::channel(Arc::new(map)).0,
-            from: Arc::new(Hooked { local: pair.a.clone(), hook }),
-            to: Arc::new(Hooked { local: pair.b.clone(), hook: Box::new(|_| None) }),
+            from: hooked(&pair.a, hook, stale),
+            to: hooked(&pair.b, Box::new(|_| None), Stale::default()),
             notes: Mutex::default(),
             log: Mutex::default(),
             agrees: AtomicBool::new(true),
@@ -137,6 +161,12 @@ impl Surroundings for World {
         log.extend(items);
         assert!(since.is_none() || !log.is_empty(), "the lead's log comes before its mark");
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn keeps(&self, lead: BrickId, marks: BTreeSet<(BrickId, Gfid)>) -> Waits<'_, BTreeSet<Gfid>> {
+        assert_eq!(lead, self.lead);
+        let of_lead = marks.into_iter().filter(|(brick, _)| *brick == lead);
+        Box::pin(std::future::ready(Ok(of_lead.map(|(_, gfid)| gfid).collect())))
     }
 
     fn offer(&self, epoch: Epoch) -> bool {
@@ -229,6 +259,60 @@ fn what_changes_meanwhile_is_there_before_the_join() {
     world.notes.lock().expect("fine").push(Resume { since: 7, pending: Vec::new() });
     attempt(&world).expect("it joins");
     assert_eq!(pauses.load(Ordering::Relaxed), 1);
+    pair.assert_equal();
+}
+
+/// The lead's copy of an inode is stale, and this brick has the good one: it keeps it, and the
+/// lead is told so in the pause. Once the lead's is good, it is compared after all.
+#[test]
+fn a_good_copy_is_kept_while_the_leads_is_stale() {
+    let mut pair = Pair::new();
+    let dir = pair.create(true, Gfid::ROOT, "d", 1, true);
+    let file = pair.create(true, dir, "f", 2, false);
+    pair.write(true, file, 0, b"the good one");
+    pair.write(false, file, 0, b"another copy");
+    pair.create(false, dir, "new", 3, false);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let told = kept.clone();
+    let hook = move |call: &Call| {
+        if let Fop::PauseForJoin(pause) = &call.fop {
+            told.lock().expect("fine").push(pause.keeps.clone());
+        }
+        None
+    };
+    let world = World::new(&pair, Box::new(hook));
+    let brick = Gfid(*world.lead.as_bytes());
+    *world.from.stale.lock().expect("fine") = vec![MarkStale { gfid: file, brick, clear: false }];
+    attempt(&world).expect("it joins");
+    assert_eq!(*kept.lock().expect("fine"), [vec![file]]);
+    let good = block_on(side::read(&*world.to, file, 0, 20)).expect("it is there");
+    assert_eq!(&good[..], b"the good one");
+    assert_eq!(block_on(side::names(&*world.to, dir)).expect("a directory").len(), 2);
+    assert_eq!(world.notes.lock().expect("fine").last().expect("noted").pending, [file]);
+}
+
+/// What was kept in one round and is good at the lead in the next stands in no list any more.
+#[test]
+fn a_copy_that_was_kept_is_compared_once_the_leads_is_good() {
+    let mut pair = Pair::new();
+    let file = pair.create(true, Gfid::ROOT, "f", 2, false);
+    pair.write(false, file, 0, b"the lead's");
+    let stale = Stale::default();
+    let healed = stale.clone();
+    let hook = move |call: &Call| match &call.fop {
+        // Healed at the lead, between two rounds.
+        Fop::PauseForJoin(p) if p.keeps == [file] => {
+            healed.lock().expect("fine").clear();
+            Some(Failure::Refused(proto::Refusal::Busy))
+        }
+        _ => None,
+    };
+    let world = World::with(&pair, Box::new(hook), stale.clone());
+    let brick = Gfid(*world.lead.as_bytes());
+    stale.lock().expect("fine").push(MarkStale { gfid: file, brick, clear: false });
+    let error = attempt(&world).expect_err("this attempt ends");
+    assert!(error.to_string().contains("good at the lead again"), "{error}");
+    attempt(&world).expect("the next one joins");
     pair.assert_equal();
 }
 

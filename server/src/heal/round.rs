@@ -3,7 +3,7 @@
 //! Directories come first, because they decide which inodes are new and which are gone; an
 //! inode that a directory brought in whole is not copied again in the same round.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,8 @@ pub struct Round {
     pub progress: Arc<Progress>,
     pace: Arc<Pace>,
     note_every: Duration,
+    /// Inodes of which the sink keeps its own copy: the source's is stale.
+    keeps: BTreeSet<Gfid>,
     /// Inodes made whole in this round.
     whole: Mutex<HashSet<Gfid>>,
     /// One lock per group of gfids: two directories that name the same new inode take turns.
@@ -97,6 +99,7 @@ impl Round {
             progress,
             pace: Arc::default(),
             note_every: NOTE_EVERY,
+            keeps: BTreeSet::new(),
             whole: Mutex::default(),
             turns,
         }
@@ -104,6 +107,10 @@ impl Round {
 
     pub fn paced(self, pace: Arc<Pace>) -> Round {
         Round { pace, ..self }
+    }
+
+    pub fn keeping(self, keeps: BTreeSet<Gfid>) -> Round {
+        Round { keeps, ..self }
     }
 
     pub fn noting_every(self, note_every: Duration) -> Round {
@@ -181,6 +188,9 @@ impl Round {
     }
 
     async fn heal_item(&self, item: &Item) -> Result<Vec<Item>, HealError> {
+        if self.keeps.contains(&item.gfid) {
+            return self.below_kept(item).await;
+        }
         let healed = self.make_whole(item.gfid, &item.data).await?;
         if item.names && healed == Healed::Equal(Kind::Directory) {
             return self.heal_names(item).await;
@@ -207,11 +217,21 @@ impl Round {
         Ok(found)
     }
 
+    /// A directory that the sink keeps is not compared; what both have below it is, in its turn.
+    async fn below_kept(&self, item: &Item) -> Result<Vec<Item>, HealError> {
+        if !item.deep {
+            return Ok(Vec::new());
+        }
+        let same = self.pace.run(dir::common(&*self.from, &*self.to, item.gfid)).await?;
+        Ok(same.iter().map(|entry| Item::whole(entry.gfid)).collect())
+    }
+
     /// Brings a name that the sink lacks; a directory's own names are still to come.
     async fn add_name(&self, dir: Gfid, entry: &DirEntry) -> Result<Option<Item>, HealError> {
-        let healed = self.make_whole(entry.gfid, &Data::New).await?;
+        let kept = self.keeps.contains(&entry.gfid);
+        let gone = !kept && self.make_whole(entry.gfid, &Data::New).await? == Healed::Gone;
         self.progress.one_less();
-        if healed == Healed::Gone {
+        if gone {
             // Removed at the source meanwhile: the next round's list has this directory.
             return Ok(None);
         }

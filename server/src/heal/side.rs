@@ -29,6 +29,11 @@ impl HealError {
         let gone = [Errno::ENOENT, Errno::ESTALE].map(Failure::Errno);
         matches!(self, HealError::Failed { failure, .. } if gone.contains(failure))
     }
+
+    pub fn is_no_directory(&self) -> bool {
+        let failure = Failure::Errno(Errno::ENOTDIR);
+        matches!(self, HealError::Failed { failure: f, .. } if *f == failure)
+    }
 }
 
 pub type Answered<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
@@ -196,6 +201,7 @@ pub async fn changed(side: &dyn Side, since: u64, advance: bool) -> Result<Chang
             all.current = page.current;
         }
         all.complete_since = page.complete_since;
+        all.stale.extend(page.stale);
         all.compare_all |= page.compare_all;
         all.items.extend(page.items);
         match last {

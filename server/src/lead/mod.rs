@@ -13,7 +13,6 @@
 //! Deliberately does not: judge. Who may have what, and when, is `proto_rules::lease::table`.
 
 mod copy;
-mod locks;
 mod members;
 mod settle;
 mod stale;
@@ -23,10 +22,10 @@ use std::collections::BTreeMap;
 
 use proto_rules::lease::Lease;
 use proto_rules::lease::table::LeaseTable;
+use proto_rules::locks::Locks;
 use proto_rules::space::Ledger;
 use tokio::sync::oneshot;
 
-pub use locks::{LockKind, LockOutcome, Locks};
 pub use members::{Member, Members, PeerCredential};
 pub use settle::{touch_of, touch_to};
 

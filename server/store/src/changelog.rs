@@ -376,6 +376,7 @@ impl ChangeLog {
             complete_since,
             current: self.interval,
             compare_all: ask.since < complete_since,
+            stale: Vec::new(),
         }
     }
 

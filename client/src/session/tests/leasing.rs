@@ -1,4 +1,4 @@
-use proto::fop::{Fop, Op, Want};
+use proto::fop::{Fop, Lock, Op, Want};
 use proto::{LeaseNumber, Refusal};
 
 use super::*;
@@ -330,4 +330,64 @@ async fn a_session_that_ends_gives_everything_back_and_says_goodbye() {
     let renewals = pool.bricks[0].seen(Op::Renew).len();
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(pool.bricks[0].seen(Op::Renew).len(), renewals, "the heart has stopped");
+}
+
+fn lock_of(n: u8, kind: u32) -> Call {
+    Call::new(Lock { gfid: gfid(n), owner: 3, pid: 1, end: 100, kind, ..Lock::default() })
+}
+
+/// DESIGN 8: a new lead knows of no locks. They are claimed before the last of the leases, which
+/// may end its grace; what was unlocked is not.
+#[tokio::test]
+async fn locks_are_claimed_from_a_new_lead_and_those_refused_are_lost() {
+    let pool = Pool::start(1, 3).await;
+    let keeper = pool.keeper();
+    for (n, kind) in [(1, 2), (2, 2), (3, 2), (3, 0)] {
+        pool.call(lock_of(n, kind)).await.unwrap();
+    }
+    pool.exclusive(gfid(1)).await;
+    // One of the two claims comes too late.
+    pool.bricks[1].will(Op::Lock, [Act::Refuse(Refusal::StaleLease)]);
+    pool.bricks[0].kill();
+    pool.evict(0);
+    pool.bricks[1].arrived(Op::Acquire, 1).await;
+    let claims = pool.bricks[1].seen(Op::Lock);
+    let mut claimed = Vec::new();
+    for seen in &claims {
+        let Fop::Lock(lock) = seen.fop else { panic!() };
+        assert!(lock.reclaim && !lock.wait && lock.kind == 2 && lock.owner == 3);
+        claimed.push(lock.gfid);
+    }
+    until(|| lock(&keeper.locks_lost).len() == 1).await;
+    assert!(claimed.contains(&lock(&keeper.locks_lost)[0]));
+    claimed.sort();
+    assert_eq!(claimed, [gfid(1), gfid(2)], "once each, and not what was unlocked");
+    // The next lead is not asked for the lost one.
+    pool.bricks[1].kill();
+    pool.evict(1);
+    pool.bricks[2].arrived(Op::Acquire, 1).await;
+    assert_eq!(pool.bricks[2].seen(Op::Lock).len(), 1);
+}
+
+/// The old lead's answer came, and nobody has told the new one.
+#[tokio::test]
+async fn a_lock_that_the_old_lead_granted_last_is_asked_of_the_new_one() {
+    let pool = Pool::start(1, 3).await;
+    pool.bricks[0].will(Op::Lock, [Act::Hold]);
+    let locking = pool.begin(lock_of(1, 2));
+    pool.bricks[0].arrived(Op::Lock, 1).await;
+    pool.evict(0);
+    pool.bricks[1].arrived(Op::Lock, 1).await;
+    locking.await.unwrap().unwrap();
+    let Fop::Lock(asked) = pool.bricks[1].seen(Op::Lock)[0].fop else { panic!() };
+    assert!(!asked.reclaim, "a lock like any other");
+}
+
+#[tokio::test]
+async fn the_locks_of_a_session_that_was_taken_for_dead_are_lost() {
+    let pool = Pool::start(1, 3).await;
+    let keeper = pool.keeper();
+    pool.call(lock_of(1, 2)).await.unwrap();
+    pool.bricks[0].forget_session();
+    until(|| *lock(&keeper.locks_lost) == [gfid(1)]).await;
 }

@@ -191,6 +191,7 @@ pub(super) async fn settle() {
 pub(super) struct Records {
     pub(super) recalls: Mutex<Vec<(LeaseKey, Mode)>>,
     pub(super) lost: Mutex<Vec<LeaseKey>>,
+    pub(super) locks_lost: Mutex<Vec<Gfid>>,
     /// What the keeper writes back in a recall.
     pub(super) write_back: Mutex<Option<(Arc<Session>, Call)>>,
     pub(super) written: Mutex<Vec<Outcome>>,
@@ -211,6 +212,10 @@ impl Keeper for Records {
 
     fn lost(&self, _: SetId, key: LeaseKey) {
         lock(&self.lost).push(key);
+    }
+
+    fn lock_lost(&self, gfid: Gfid) {
+        lock(&self.locks_lost).push(gfid);
     }
 
     fn buffered(&self, _: SetId) -> u64 {

@@ -172,6 +172,25 @@ async fn lock_held_elsewhere_is_waited_for_and_given_up_on_a_signal() {
     assert_eq!(one.set_lock(ask(1)).await, Err(Errno::EAGAIN));
 }
 
+/// Whoever goes on as if it had the lock would do harm; a new open begins anew.
+#[tokio::test]
+async fn open_files_of_a_lost_lock_answer_eio_until_they_are_closed() {
+    let brick = MemoryBrick::new();
+    let (volume, _) = mount(&brick).await;
+    volume.write_file("/f", "before").await.unwrap();
+    let gfid = volume.resolve("/f").await.unwrap();
+    let how = OpenHow::writing();
+    let file = volume.open(gfid, how).await.unwrap();
+    volume.lock_lost(gfid);
+    let written = volume.write(&file, 0, "after".into(), WriteHow::default()).await;
+    assert_eq!(written, Err(Errno::EIO));
+    assert_eq!(volume.read(&file, 0, 10).await, Err(Errno::EIO));
+    volume.release(&file).await;
+    let file = volume.open(gfid, how).await.unwrap();
+    assert_eq!(volume.read(&file, 0, 10).await.unwrap().concat(), b"before");
+    volume.release(&file).await;
+}
+
 /// A kernel that notes what it is told to forget.
 #[derive(Default)]
 struct NotingKernel {

@@ -1,10 +1,17 @@
 //! Fields added to messages whose first bytes were fixed already: the same operations with them set.
 
-use super::values::{gfid, name, other, parent};
+use super::values::{gfid, lock, name, other, parent};
 use crate::fop::*;
 
 pub fn arguments() -> Vec<(&'static str, Fop)> {
-    let slow = PauseForJoin { epoch: 77, pause_ms: 0, slow_us: 2000 };
+    let slow = PauseForJoin { epoch: 77, slow_us: 2000, ..PauseForJoin::default() };
+    let keeps = PauseForJoin {
+        epoch: 77,
+        pause_ms: 500,
+        joiner: Some(other()),
+        keeps: vec![gfid(), parent()],
+        ..PauseForJoin::default()
+    };
     let tidy = InspectDir {
         gfid: parent(),
         after_hash: 0xfedc_ba98_7654_3210,
@@ -24,8 +31,10 @@ pub fn arguments() -> Vec<(&'static str, Fop)> {
     vec![
         ("InspectDir.tidy", tidy.into()),
         ("PauseForJoin.slow", slow.into()),
+        ("PauseForJoin.keeps", keeps.into()),
         ("Changed.rows", rows.into()),
         ("Inspect.data", data.into()),
+        ("Lock.reclaim", Lock { wait: false, reclaim: true, ..lock() }.into()),
     ]
 }
 
@@ -42,9 +51,12 @@ pub fn answers() -> Vec<(&'static str, Op, Answer)> {
     };
     let item =
         ChangedItem { gfid: gfid(), attrs: true, interval: 175_000_001, ..Default::default() };
+    let mark = MarkStale { gfid: gfid(), brick: other(), clear: false };
+    let stale = ChangedList { end: true, stale: vec![mark], ..ChangedList::default() };
     let changed = ChangedList { items: vec![item], end: true, ..ChangedList::default() };
     vec![
         ("Unsettled.settling", Op::Unsettled, Answer::UnsettledList(list)),
         ("Changed.interval", Op::Changed, Answer::ChangedList(changed)),
+        ("Changed.stale", Op::Changed, Answer::ChangedList(stale)),
     ]
 }

@@ -66,6 +66,7 @@ fn to_peers(op: Op) -> Answer {
             complete_since: 174_000_000,
             current: 175_000_001,
             compare_all: true,
+            stale: Vec::new(),
         }),
         Op::Inspect => Answer::Inspected(inspected()),
         Op::InspectDir => Answer::Entries(entries()),

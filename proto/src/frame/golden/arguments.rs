@@ -175,7 +175,9 @@ fn settles(op: Op) -> Fop {
         }
         .into(),
         Op::MarkStale => MarkStale { gfid: gfid(), brick: other(), clear: true }.into(),
-        Op::PauseForJoin => PauseForJoin { epoch: 77, pause_ms: 500, slow_us: 0 }.into(),
+        Op::PauseForJoin => {
+            PauseForJoin { epoch: 77, pause_ms: 500, ..PauseForJoin::default() }.into()
+        }
         Op::TakeOver => TakeOver { state: super::answers::hand_over() }.into(),
         Op::Vouch => Vouch { session, under: under() }.into(),
         _ => missing(op),

@@ -88,6 +88,7 @@ pub fn lock() -> Lock {
         kind: 2,
         flock: true,
         wait: true,
+        reclaim: false,
     }
 }
 

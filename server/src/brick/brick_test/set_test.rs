@@ -3,14 +3,15 @@
 use std::time::{Duration, Instant};
 
 use proto::fop::{
-    Acquire, Answer, InspectDir, LeaseKey, Lock, MarkStale, Mode, PauseForJoin, PeerRead, Read,
-    Renew, Want, Write as WriteFop,
+    Acquire, Answer, Changed, InspectDir, LeaseKey, Lock, MarkStale, Mode, PauseForJoin, PeerRead,
+    Read, Renew, Want, Write as WriteFop,
 };
 use proto::map::MemberState;
 use proto::{Epoch, Failure, Gfid, LeaseNumber, PeerId, Refusal};
 
 use super::create;
-use super::rig::{Ask, Client, Rig, gfid, under, want};
+use super::rig::{Ask, Client, Got, Rig, gfid, under, want};
+use crate::brick::handover::{self, Shipped};
 use crate::brick::io::Backend;
 
 /// A session's connections to all members.
@@ -175,6 +176,43 @@ fn a_lock_waits_for_its_holder_and_is_freed_by_its_death() {
     });
 }
 
+/// A new lead holds what is claimed in its grace, before anybody else can have it; afterwards
+/// nothing is claimed any more.
+#[test]
+fn locks_are_claimed_from_a_new_lead_in_its_grace_only() {
+    let Some(mut rig) = Rig::new(Backend::Auto, 2) else { return };
+    let lock = |kind, reclaim| Lock {
+        gfid: Gfid::ROOT,
+        owner: 1,
+        end: 9,
+        kind,
+        reclaim,
+        ..Lock::default()
+    };
+    let mut holder = everywhere(&rig, 1);
+    let mut other = everywhere(&rig, 2);
+    holder[0].ask_patiently(&Ask::new(lock(2, false))).answer();
+    let late = Failure::Refused(Refusal::StaleLease);
+    assert_eq!(holder[0].plain(lock(2, true)).failure(), late, "there is no grace");
+    let next_lead = rig.map.sets[0].members[1].brick;
+    rig.commit(|map| {
+        let set = &mut map.sets[0];
+        set.members[0].state = MemberState::Out;
+        set.lead = Some(next_lead);
+        set.epoch = Epoch(6);
+    });
+    let sessions = [&mut holder[1], &mut other[1]];
+    sessions.into_iter().for_each(|client| client.epoch = Epoch(6));
+    // Busy while it settles; `ask_patiently` would take the end of the grace for an answer, too.
+    let claimed = holder[1].ask_patiently(&Ask::new(lock(2, true)));
+    assert!(matches!(claimed.answer(), Answer::Locked(_)), "{:?}", claimed.head);
+    let refused = other[1].ask_patiently(&Ask::new(lock(2, false))).failure();
+    assert_eq!(refused, Failure::Errno(proto::Errno::EAGAIN), "after the grace, and held");
+    assert_eq!(holder[1].plain(lock(2, true)).failure(), late);
+    holder[1].plain(lock(0, false)).answer();
+    other[1].plain(lock(2, false)).answer();
+}
+
 /// A joiner's pause holds changes back, is withdrawn when it takes too long, and what was held
 /// is executed once when the joiner gives up.
 #[test]
@@ -185,7 +223,7 @@ fn a_joiners_pause_holds_changes_and_ships_the_rules_state() {
     let number = client.lease(part, Mode::Exclusive);
     client.change(create("before", gfid(1)), b"", part, number).answer();
     let mut joiner = rig.peer_client(0, PeerId::random());
-    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms, slow_us: 0 };
+    let pause = |pause_ms| PauseForJoin { epoch: 5, pause_ms, ..PauseForJoin::default() };
     let Answer::HandOver(state) = joiner.plain(pause(100)).answer() else { panic!() };
     assert!(!state.rules.is_empty(), "it names the session, its window and its numbers");
     let mut ask = Ask::new(create("held", gfid(2)));
@@ -245,4 +283,59 @@ fn a_stale_copy_is_healed_at_once_and_its_mark_cleared() {
         got = at_member.ask_patiently(&read);
     }
     assert_eq!(&got.payload[..], b"SECOND");
+}
+
+/// Seed 9354 of the simulation: nobody but a brick that is away has a good copy. It comes in all
+/// the same, and keeps that; whoever takes the stale one has it marked first.
+#[test]
+fn a_lead_with_the_only_copy_and_that_stale_lets_a_joiner_in() {
+    let Some(mut rig) = Rig::new(Backend::Auto, 2) else { return };
+    let file = gfid(1);
+    let mut session = everywhere(&rig, 1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = session[0].lease(part, Mode::Exclusive);
+    change(&mut session, &[0, 1], 1, create("file", file), b"", (part, number));
+    let members = &rig.map.sets[0].members;
+    let (lead, other, peer) = (members[0].brick, members[1].brick, members[1].peer);
+    // The creator's lease keeps the lead from healing it before the other is gone.
+    let mark = MarkStale { gfid: file, brick: Gfid(*lead.as_bytes()), clear: false };
+    session[0].ask_patiently(&Ask::new(mark)).answer();
+    rig.commit(|map| {
+        map.sets[0].members[1].state = MemberState::Syncing;
+        map.sets[0].epoch = Epoch(6);
+    });
+    let mut joiner = rig.peer_client(0, peer);
+    let mut listed = || {
+        let ask = Ask::new(Changed { since: u64::MAX, limit: 10, ..Changed::default() });
+        let Answer::ChangedList(list) = joiner.ask_patiently(&ask).answer() else { panic!() };
+        list.stale
+    };
+    assert_eq!(listed(), [mark]);
+    let mut joiner = rig.peer_client(0, peer);
+    let mut pause = |pause_ms, keeps: Vec<Gfid>| {
+        let joiner_id = Some(Gfid(*other.as_bytes()));
+        let ask =
+            Ask::new(PauseForJoin { epoch: 6, pause_ms, slow_us: 0, joiner: joiner_id, keeps });
+        joiner.ask(&ask)
+    };
+    let refused = |got: Got| assert_eq!(got.failure(), Failure::Refused(Refusal::Busy));
+    refused(pause(100, vec![gfid(9)]));
+    assert!(matches!(pause(100, vec![file]).answer(), Answer::HandOver(_)), "it keeps its own");
+    pause(0, Vec::new()).answer();
+    // It takes the lead's: that is marked, and then it may.
+    refused(pause(100, Vec::new()));
+    let began = Instant::now();
+    let taken = MarkStale { gfid: file, brick: Gfid(*other.as_bytes()), clear: false };
+    while !listed().contains(&taken) {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let got = pause(100, Vec::new());
+    let Answer::HandOver(state) = got.answer() else { panic!() };
+    let Shipped { state, .. } = handover::decode(&state.rules).expect("of this version");
+    let mut marks = state.stale;
+    marks.sort();
+    let mut both = vec![(lead, file), (other, file)];
+    both.sort();
+    assert_eq!(marks, both);
 }

@@ -136,6 +136,11 @@ impl LeaseTable {
         Ok((result, commands))
     }
 
+    /// Whether the grace is on: what was held under the lead before can be claimed.
+    pub fn reclaims(&self, now: Tick) -> bool {
+        matches!(self.phase, Phase::Grace { until, .. } if now < until)
+    }
+
     fn reclaimable(&self, lease: &ReclaimedLease, numbers: &Numbers) -> bool {
         let held = self.keys.get(&lease.key).is_some_and(|k| !k.holders.is_empty());
         lease.last_renewed_epoch >= self.last_graced

@@ -1,4 +1,4 @@
-//! flock and fcntl locks of one set's inodes, at the lead.
+//! flock and fcntl locks of one set's inodes: the lead's table, and a session's own of what it holds.
 //!
 //! Purpose: who holds which range, who waits, who stands in the way. Pure: events in, granted
 //! waiters out.
@@ -9,7 +9,8 @@
 //! Promises: fcntl semantics: an owner's new lock replaces its old ones where they overlap, and
 //! neighbours of one kind merge; waiters are served in order of arrival, except that one whose
 //! conflict is gone never waits for another that conflicts with neither; a session's death
-//! frees everything that it held or waited for.
+//! frees everything that it held or waited for. A new lead begins with an empty table, into which
+//! sessions reclaim what they hold during its grace, before any new lock is granted: `reclaim`.
 //!
 //! Deliberately does not: detect deadlocks between files (EDEADLK); the kernel of one mount
 //! does not for flock either, and a blocked `fcntl` can be interrupted.
@@ -73,6 +74,23 @@ impl Held {
         let owner = Owner { session, owner: lock.owner, flock: lock.flock };
         let (start, end) = if lock.flock { (0, u64::MAX) } else { (lock.start, lock.end) };
         Held { owner, pid: lock.pid, kind, start, end }
+    }
+
+    fn told(&self, gfid: Gfid) -> Lock {
+        Lock {
+            gfid,
+            owner: self.owner.owner,
+            pid: self.pid,
+            start: self.start,
+            end: self.end,
+            kind: match self.kind {
+                LockKind::Read => 1,
+                LockKind::Write => 2,
+            },
+            flock: self.owner.flock,
+            wait: false,
+            reclaim: false,
+        }
     }
 
     fn overlaps(&self, other: &Held) -> bool {
@@ -139,19 +157,31 @@ impl Locks {
     pub fn test(&self, session: SessionId, lock: &Lock) -> Option<Lock> {
         let new = Held::from(session, lock, kind_of(lock)?);
         let held = self.inodes.get(&lock.gfid)?.held.iter().find(|h| h.conflicts(&new))?;
-        Some(Lock {
-            gfid: lock.gfid,
-            owner: held.owner.owner,
-            pid: held.pid,
-            start: held.start,
-            end: held.end,
-            kind: match held.kind {
-                LockKind::Read => 1,
-                LockKind::Write => 2,
-            },
-            flock: held.owner.flock,
-            wait: false,
-        })
+        Some(held.told(lock.gfid))
+    }
+
+    /// A new lead, in its grace: the session held this under the lead before. False if it cannot
+    /// be held again: another's stands in the way, or there are too many.
+    pub fn reclaim(&mut self, session: SessionId, lock: &Lock) -> bool {
+        let Some(kind) = kind_of(lock).filter(|_| lock.start < lock.end || lock.flock) else {
+            return false;
+        };
+        let new = Held::from(session, lock, kind);
+        let inode = self.inodes.entry(lock.gfid).or_default();
+        let free =
+            inode.held.len() < PER_INODE_MAX && !inode.held.iter().any(|h| h.conflicts(&new));
+        if free {
+            inode.take(new);
+        }
+        free
+    }
+
+    /// Everything that a session holds, as it is reclaimed from a new lead.
+    pub fn held(&self, session: SessionId) -> Vec<Lock> {
+        let all = self.inodes.iter().flat_map(|(gfid, inode)| {
+            inode.held.iter().filter(|h| h.owner.session == session).map(|h| h.told(*gfid))
+        });
+        all.map(|lock| Lock { reclaim: true, ..lock }).collect()
     }
 
     /// The waiting request was given up. No effect on one that has its lock already.
@@ -252,7 +282,7 @@ mod tests {
     const B: SessionId = SessionId(2);
 
     fn lock(owner: u64, start: u64, end: u64, kind: u32) -> Lock {
-        Lock { gfid: Gfid::ROOT, owner, pid: 7, start, end, kind, flock: false, wait: false }
+        Lock { gfid: Gfid::ROOT, owner, pid: 7, start, end, kind, ..Lock::default() }
     }
 
     fn waiting(lock: Lock) -> Lock {
@@ -304,6 +334,27 @@ mod tests {
         assert_eq!(locks.lock(B, &lock(1, 0, 10, 0), 0).1, [12]);
         assert_eq!(locks.session_dead(B), Vec::<Waiter>::new());
         assert!(locks.inodes.is_empty());
+    }
+
+    /// A lead dies: its successor's table is what the sessions say that they hold.
+    #[test]
+    fn a_new_lead_holds_what_sessions_reclaim_and_nothing_that_conflicts() {
+        let mut before = Locks::default();
+        before.lock(A, &lock(1, 0, 10, 2), 0);
+        before.lock(A, &lock(1, 4, 6, 0), 0);
+        before.lock(A, &Lock { flock: true, ..lock(3, 0, 0, 2) }, 0);
+        before.lock(B, &lock(2, 4, 6, 1), 0);
+        let mut after = Locks::default();
+        for session in [B, A] {
+            assert!(before.held(session).iter().all(|lock| after.reclaim(session, lock)));
+        }
+        for session in [A, B] {
+            assert_eq!(after.held(session), before.held(session));
+        }
+        let late = Lock { reclaim: true, ..lock(9, 0, 5, 2) };
+        assert!(!after.reclaim(B, &late), "A has that");
+        assert_eq!(after.lock(B, &lock(9, 0, 4, 1), 0).0, LockOutcome::Failed(Errno::EAGAIN));
+        assert!(!after.reclaim(B, &lock(9, 20, 30, 0)), "nothing to hold");
     }
 
     #[test]
