@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! members.rs   who they are by the newest map, and a client for each brick
-//! order.rs     numbers of changes, the settled mark, no two conflicting ones in flight
+//! order.rs     numbers of changes, the settled mark, no two conflicting ones in flight, none
+//!              beside a read of the same
 //! flight.rs    one change: drives the rules' `Txn` (proto-rules) over the connections
 //! verdict.rs   what a member's answer means
 //! read.rs      one read: drives the rules' `ReadTxn`

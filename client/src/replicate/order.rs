@@ -1,11 +1,11 @@
-//! Numbers of changes, and no two conflicting ones in flight.
+//! Numbers of changes, no two conflicting ones in flight, and none beside a read of the same.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use proto::fop::{Fop, Touch};
+use proto::fop::{Fop, Touch, Under};
 use proto::{Gfid, Seq};
-use proto_rules::window::conflict::Conflicts;
+use proto_rules::window::conflict::{Conflicts, Reads};
 use proto_rules::window::sequencer::Sequencer;
 use tokio::sync::{Notify, oneshot};
 
@@ -27,7 +27,7 @@ pub(super) struct Order {
     landed: Notify,
 }
 
-/// Leave to send a change; what conflicts with it waits until this drops.
+/// Leave to send a change, or a read; what conflicts with it waits until this drops.
 pub(super) struct Leave {
     order: Arc<Order>,
     id: u64,
@@ -44,7 +44,7 @@ impl Order {
         lock(&self.numbers).mark()
     }
 
-    /// Waits for all conflicting changes that came earlier.
+    /// Waits for all conflicting changes that came earlier, and for reads of what it changes.
     pub(super) async fn leave(self: &Arc<Self>, touches: Vec<Touch>) -> Leave {
         let (leave, waiting) = {
             let mut flying = lock(&self.flying);
@@ -76,23 +76,37 @@ impl Order {
         }
     }
 
-    /// Waits until no bytes that `fop` reads are in flight: they are on some members only
-    /// (trap 3).
-    pub(super) async fn quiet(&self, fop: &Fop) {
-        let Fop::Read(a) = fop else { return };
+    /// Before a read. `Some`: any member may be asked, nothing of what it shows is in flight, and
+    /// changes of it wait. `None`: only the lead's word is steady. Bytes are waited for either
+    /// way (trap 3); attributes and names that are being changed are asked of the lead, at once.
+    ///
+    /// Changes wait only for reads under a lease: one without may itself wait, at the lead, for
+    /// the very lease whose return waits for those changes.
+    pub(super) async fn look(self: &Arc<Self>, fop: &Fop, under: Option<Under>) -> Option<Leave> {
+        let Fop::Read(a) = fop else {
+            return under.and_then(|under| self.read(Reads::Inode(under.key.gfid)));
+        };
         let end = a.offset.saturating_add(a.len.into());
+        let bytes = Reads::Bytes { gfid: a.gfid, start: a.offset, end };
         loop {
             let landed = self.landed.notified();
-            if !lock(&self.flying).conflicts.writes_in(a.gfid, a.offset, end) {
-                return;
+            if let Some(leave) = self.read(bytes) {
+                return under.map(|_| leave);
             }
             landed.await;
         }
     }
 
+    fn read(self: &Arc<Self>, reads: Reads) -> Option<Leave> {
+        let mut flying = lock(&self.flying);
+        flying.next += 1;
+        let id = flying.next;
+        flying.conflicts.read(id, reads).then(|| Leave { order: self.clone(), id })
+    }
+
     /// Whether something of the inode is in flight: only the lead's word is steady then.
     pub(super) fn busy(&self, gfid: Gfid) -> bool {
-        lock(&self.flying).conflicts.busy(gfid)
+        lock(&self.flying).conflicts.in_flight(Reads::Inode(gfid))
     }
 }
 

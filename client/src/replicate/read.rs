@@ -9,6 +9,7 @@ use proto_rules::Tick;
 use proto_rules::txn::Targets;
 use proto_rules::txn::read::{ReadCommand, ReadTxn};
 
+use super::order::Leave;
 use super::{ReplicaSet, wake_at};
 use crate::clock;
 use crate::transport::{BrickClient, CallError, Counters, Reply, Request};
@@ -38,24 +39,25 @@ impl ReplicaSet {
     /// ETIMEDOUT at the deadline.
     pub(crate) async fn ask(&self, ask: Ask<'_>, deadline: Tick) -> Result<Said, Errno> {
         let begin = async {
-            self.order.quiet(&ask.call.fop).await;
-            self.members.targets(self.id).await
+            let leave = self.order.look(&ask.call.fop, ask.under).await;
+            (leave, self.members.targets(self.id).await)
         };
-        let targets = tokio::select! {
-            targets = begin => targets,
+        let (leave, targets) = tokio::select! {
+            begun = begin => begun,
             () = wake_at(deadline) => return Err(Errno::ETIMEDOUT),
         };
-        let (leased, order) = self.preferred(&ask, &targets);
+        let (leased, order) = self.preferred(&ask, leave.is_some(), &targets);
         let (txn, commands) = ReadTxn::start(targets, leased, order, deadline);
         self.members.counters.trip(ask.call.fop.op());
-        Errand { set: self, ask, txn, asked: None }.run(commands).await
+        Errand { set: self, ask, leave, txn, asked: None }.run(commands).await
     }
 
     /// Under a lease: members that are reached straight first, of those the ones with the fewest
     /// bytes outstanding, of equal ones that on this machine. Otherwise the lead, also for what is
     /// being changed right now: two members could show first the new and then the old.
-    fn preferred(&self, ask: &Ask<'_>, targets: &Targets) -> (bool, Vec<BrickId>) {
-        let steady = ask.under.is_some_and(|under| !self.order.busy(under.key.gfid));
+    fn preferred(&self, ask: &Ask<'_>, has_leave: bool, targets: &Targets) -> (bool, Vec<BrickId>) {
+        let calm = ask.under.is_some_and(|under| !self.order.busy(under.key.gfid));
+        let steady = has_leave && calm;
         if !ask.wants.is_empty() || !steady {
             return (false, Vec::new());
         }
@@ -69,6 +71,8 @@ impl ReplicaSet {
 struct Errand<'a> {
     set: &'a ReplicaSet,
     ask: Ask<'a>,
+    /// Keeps changes of what is read from beginning.
+    leave: Option<Leave>,
     txn: ReadTxn,
     asked: Option<BrickId>,
 }
@@ -155,7 +159,7 @@ impl Errand<'_> {
 
     async fn new_epoch(&mut self) -> Vec<ReadCommand> {
         let targets = self.set.members.targets(self.set.id).await;
-        let (leased, order) = self.set.preferred(&self.ask, &targets);
+        let (leased, order) = self.set.preferred(&self.ask, self.leave.is_some(), &targets);
         self.asked = None;
         self.txn.on_map(targets, leased, order)
     }

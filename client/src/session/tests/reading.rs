@@ -87,6 +87,40 @@ async fn a_range_in_flight_is_not_read_from_members() {
     assert_eq!(reading.await.unwrap().unwrap().payload, b"data"[..]);
 }
 
+/// Trap 3, the other way round: the read would show what one member has and the others may never
+/// have.
+#[tokio::test]
+async fn a_change_waits_for_reads_of_what_it_changes() {
+    let pool = Pool::start(1, 3).await;
+    pool.exclusive(gfid(1)).await;
+    for brick in &pool.bricks {
+        brick.will(Op::Read, [Act::Hold]);
+    }
+    let reading = pool.begin(read(1));
+    until(|| reads(&pool).iter().sum::<usize>() == 1).await;
+    let writing = pool.begin(write(gfid(1)));
+    settle().await;
+    assert!(pool.bricks.iter().all(|b| b.seen(Op::Write).is_empty()), "the read is under way");
+    for brick in &pool.bricks {
+        brick.release();
+    }
+    reading.await.unwrap().unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(pool.bricks.iter().all(|b| b.seen(Op::Write).len() == 1));
+}
+
+/// It may itself wait at the lead, for a lease whose return waits for this very change.
+#[tokio::test]
+async fn no_change_waits_for_a_read_without_a_lease() {
+    let pool = Pool::start(1, 3).await;
+    pool.bricks[0].will(Op::Getattr, [Act::Hold]);
+    let reading = pool.begin(Call::new(Getattr { gfid: gfid(1) }));
+    pool.bricks[0].arrived(Op::Getattr, 1).await;
+    pool.call(write(gfid(1))).await.unwrap();
+    pool.bricks[0].release();
+    reading.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn what_is_being_changed_is_asked_of_the_lead_only() {
     let pool = Pool::start(1, 3).await;

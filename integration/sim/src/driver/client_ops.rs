@@ -8,6 +8,7 @@ use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::txn::read::{ReadCommand, ReadTxn};
 use proto_rules::txn::{Targets, Txn, TxnCommand};
+use proto_rules::window::conflict::Reads;
 
 use super::client::Client;
 use super::client_wire::{Flight, Purpose};
@@ -36,6 +37,16 @@ impl Wish {
     fn gfid(self) -> Gfid {
         match self {
             Wish::Block(gfid, _) | Wish::Attr(gfid) | Wish::Name(gfid, _) => gfid,
+        }
+    }
+
+    fn reads(self) -> Reads {
+        match self {
+            Wish::Block(gfid, block) => {
+                let start = u64::from(block) * BLOCK_BYTES;
+                Reads::Bytes { gfid, start, end: start + BLOCK_BYTES }
+            }
+            other => Reads::Inode(other.gfid()),
         }
     }
 }
@@ -219,7 +230,7 @@ impl Client {
                     Some(_) => {
                         Plan::Change(Body::Change(Change::Setattr { gfid, value }), vec![key])
                     }
-                    None if self.conflicts.busy(gfid) => Plan::Wait,
+                    None if self.conflicts.in_flight(Reads::Inode(gfid)) => Plan::Wait,
                     None => Plan::Read(Wish::Attr(gfid), key),
                 }
             }
@@ -242,14 +253,7 @@ impl Client {
         if let Some(plan) = self.missing(now, &[(key, Mode::Shared)]) {
             return plan;
         }
-        let busy = match wish {
-            Wish::Block(gfid, block) => {
-                let start = u64::from(block) * BLOCK_BYTES;
-                self.conflicts.writes_in(gfid, start, start + BLOCK_BYTES)
-            }
-            other => self.conflicts.busy(other.gfid()),
-        };
-        if busy {
+        if self.conflicts.in_flight(wish.reads()) {
             return Plan::Wait;
         }
         let cached = match wish {
@@ -263,7 +267,7 @@ impl Client {
     /// What a name under an exclusive part lease points to.
     fn name_under(&self, dir: Gfid, name: Name) -> Result<Option<Gfid>, Plan> {
         match self.names.get(&(dir, name)) {
-            _ if self.conflicts.busy(dir) => Err(Plan::Wait),
+            _ if self.conflicts.in_flight(Reads::Inode(dir)) => Err(Plan::Wait),
             Some(known) => Ok(*known),
             None => Err(Plan::Read(Wish::Name(dir, name), LeaseKey::Part(dir))),
         }
@@ -529,6 +533,7 @@ impl Client {
                 let valid = under.and_then(|(k, _)| self.cache.valid(cx.tick, k, Mode::Shared));
                 if valid.is_none() || valid != under.map(|u| u.1) {
                     op.read = None;
+                    self.release(cx, id);
                     continue;
                 }
                 let commands = read.on_map(targets.clone(), true, targets.members.clone());
@@ -575,6 +580,9 @@ impl Client {
         let turn = cx.rng.index(order.len().max(1));
         order.rotate_left(turn);
         let changes = self.changes.get(&wish.gfid()).copied().unwrap_or(0);
+        if !self.conflicts.read(id, wish.reads()) {
+            return;
+        }
         let Some(op) = self.ops.get_mut(&id) else { return };
         let (read, commands) = ReadTxn::start(targets, true, order, op.deadline);
         op.latest.clear();
@@ -601,6 +609,7 @@ impl Client {
                         op.read = None;
                     }
                     self.finish(cx, id, Some(Res::Err(Errno::ETIMEDOUT)));
+                    self.release(cx, id);
                 }
             }
         }
@@ -626,6 +635,19 @@ impl Client {
             ans => ans,
         };
         op.read = None;
+        self.answer_read(cx, id, wish, changes, ans);
+        self.release(cx, id);
+    }
+
+    fn answer_read(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: u64,
+        wish: Wish,
+        changes: u64,
+        ans: Result<Ans, Failure>,
+    ) {
+        let Some(op) = self.ops.get(&id) else { return };
         let Some((key, number)) = op.under.first().copied() else { return };
         // The lease it was made under must not have ended meanwhile: else it is made again.
         if self.cache.valid(cx.tick, key, Mode::Shared) != Some(number) {
