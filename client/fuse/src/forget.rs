@@ -56,7 +56,9 @@ fn work(notifier: &Notifier, jobs: &Mutex<Receiver<Job>>) {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let (told, done) = match job {
             Ok(Job::Names { parent, names, done }) => {
-                let told = names.iter().try_for_each(|name| {
+                // Nobody waits any more once the kernel's own time for them has run out.
+                let mut wanted = names.iter().take_while(|_| !done.is_closed());
+                let told = wanted.try_for_each(|name| {
                     // Asked again at the next use, with mounts and open directories below it
                     // left in place: most recalled names have not changed.
                     notifier.expire_entry(parent, name).map(|_| ())
@@ -69,7 +71,6 @@ fn work(notifier: &Notifier, jobs: &Mutex<Receiver<Job>>) {
         if let Err(error) = told {
             tracing::warn!(%error, "the kernel did not take a message");
         }
-        // Nobody may wait any more: the kernel's own time has run out.
         let _ = done.send(());
     }
 }

@@ -178,6 +178,7 @@ impl Leases {
             return;
         }
         let lease = Lease { key, mode, number: grant.number };
+        tracing::trace!(?lease, old = ?inner.cache.lease(key), "granted");
         if let Some(old) = inner.cache.lease(key) {
             let newer = old.number < lease.number;
             if newer && old.mode == Mode::Exclusive && !inner.closing.contains(&key) {
@@ -209,6 +210,7 @@ impl Leases {
                 return;
             }
             let action = inner.cache.on_recall(lease, keep);
+            tracing::debug!(?key, number = ?recall.number, ?keep, ?action, "recalled");
             inner.todo.extend(todo(action));
             if action == RecallAction::Wait {
                 inner.early.insert(key);
@@ -222,6 +224,9 @@ impl Leases {
         self.with(|inner, _| {
             if !inner.is_lead(from) || sent < inner.lead_since {
                 return;
+            }
+            if !overdue.is_empty() {
+                tracing::debug!(?overdue, "overdue");
             }
             for action in inner.cache.on_renewed(sent, term(term_ms), overdue) {
                 inner.todo.extend(todo(action));
@@ -371,8 +376,9 @@ impl Leases {
 
     pub(super) fn returned(&self, lease: Lease) {
         self.with(|inner, _| {
-            inner.cache.on_returned(lease);
+            let action = inner.cache.on_returned(lease);
             inner.closing.remove(&lease.key);
+            inner.todo.extend(action.and_then(todo));
         });
     }
 

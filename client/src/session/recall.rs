@@ -59,12 +59,14 @@ fn tell_lost(session: &Session, set: &SetState, key: LeaseKey) {
 /// Writes back, waits for the last user, returns.
 async fn give_back(session: &Session, set: &SetState, lease: Lease, keep: Mode) {
     let id: SetId = set.replica.id;
+    let began = clock::now();
     if let Some(keeper) = session.keeper.get()
         && keeper.recall(id, lease.key, keep).await
     {
         // The keeper knows best whether the inode is open.
         set.leases.set_open(lease.key.gfid(), true);
     }
+    let kept = clock::now();
     set.leases.close(lease.key);
     let open = loop {
         let changed = set.leases.changed();
@@ -80,8 +82,13 @@ async fn give_back(session: &Session, set: &SetState, lease: Lease, keep: Mode) 
         keep: keep as i32,
         open: open && matches!(lease.key, LeaseKey::Inode(_)),
     };
+    let unused = clock::now();
     release(set, vec![returned], Vec::new()).await;
     set.leases.returned(lease);
+    let ms = |from: Tick, to: Tick| to.since(from) / MS;
+    let (keeper_ms, users_ms) = (ms(began, kept), ms(kept, unused));
+    let lead_ms = ms(unused, clock::now());
+    tracing::debug!(set = %id, key = ?lease.key, ?keep, keeper_ms, users_ms, lead_ms, "given back");
 }
 
 /// Nothing is held: says so, and that the inode is not open if it is not.

@@ -16,6 +16,10 @@ use crate::cache::names::Look;
 pub(super) const DATA_BETS: i64 = 32;
 /// One lookup in so many tries again.
 const DATA_RETRY: i64 = 16;
+/// The kernel is told of a name for no longer than this, however long the lease runs: a recall
+/// may have to wait until that time is over (`keeper`), and is overdue after 500 ms. Asking
+/// again costs a word with this process, no trip.
+const NAME_TOLD_MAX: Duration = Duration::from_millis(250);
 /// Entry of the root that belongs to the bricks.
 pub(super) const RESERVED_NAME: &[u8] = b".brickwork";
 
@@ -239,8 +243,9 @@ impl Volume {
         if contended || !calm || names.look(set, name) == Look::Unknown {
             return Duration::ZERO;
         }
-        names.tell(set, name, held.until);
-        held.until.saturating_duration_since(now)
+        let until = held.until.min(now + NAME_TOLD_MAX);
+        names.tell(set, name, until);
+        until.saturating_duration_since(now)
     }
 
     /// Target of a symbolic link, which never changes.

@@ -40,6 +40,7 @@ pub const EVENTS: &[&str] = &[
     "gate: paused",
     "gate: too few in-sync",
     "lease: recall",
+    "lease: recall overtook a return",
     "lease: revoke",
     "lease: session dead",
     "lease: reclaim",

@@ -215,7 +215,10 @@ impl World {
                 let action = self.clients[to].cache.on_recall(lease, keep);
                 self.act(to, Some(action));
             }
-            Message::Returned { to, lease } => self.clients[to].cache.on_returned(lease),
+            Message::Returned { to, lease } => {
+                let action = self.clients[to].cache.on_returned(lease);
+                self.act(to, action);
+            }
             _ => unreachable!("for the lead"),
         }
     }

@@ -116,9 +116,6 @@ impl Core {
         mode: Mode,
         only_if_free: bool,
     ) -> Option<Pending> {
-        let session = pending.head.session;
-        let held = self.lead.as_ref().and_then(|lead| lead.table.held(session, key));
-        pending.upgrades = held.is_some();
         match self.ask(&mut pending, key, mode, only_if_free) {
             Asked::Go => Some(pending),
             Asked::Refused(refusal) => {

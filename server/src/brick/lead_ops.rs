@@ -89,6 +89,12 @@ impl Core {
         }
     }
 
+    fn take_back(&mut self, session: SessionId, lease: Lease) {
+        let Some(lead) = &mut self.lead else { return };
+        let commands = lead.table.take_back(now(), session, lease);
+        self.lease_commands(commands);
+    }
+
     pub fn give_back(&mut self, session: SessionId, lease: Lease) {
         let Some(lead) = &mut self.lead else { return };
         let commands = lead.table.on_return(now(), session, lease, Mode::None, false);
@@ -159,7 +165,9 @@ impl Core {
     pub fn lease_commands(&mut self, commands: Vec<LeaseCommand>) {
         for command in commands {
             match command {
-                LeaseCommand::Grant { ask, lease, pinned, .. } => self.granted(ask, lease, pinned),
+                LeaseCommand::Grant { ask, lease, pinned, fresh, .. } => {
+                    self.granted(ask, lease, pinned, fresh);
+                }
                 LeaseCommand::Refuse { ask, refusal, .. } => {
                     let waiting = self.lead.as_mut().and_then(|l| {
                         l.asks.remove(&ask);
@@ -179,7 +187,7 @@ impl Core {
         }
     }
 
-    fn granted(&mut self, ask: u64, lease: Lease, pinned: bool) {
+    fn granted(&mut self, ask: u64, lease: Lease, pinned: bool, fresh: bool) {
         if self.granted_to_heal(ask, lease) {
             return;
         }
@@ -193,11 +201,11 @@ impl Core {
             }
         }
         if self.granted_too_early(&pending, lease) {
-            // Kept, it could wait for a request that waits for it. Unless the client knows of
-            // an earlier, shared one: then nobody else gets the inode while it is cleared.
-            if !pending.upgrades {
+            // Kept, it could wait for a request that waits for it: its holder cannot give back
+            // what no answer has named. One that was held before has been named.
+            if fresh {
                 pending.grants.retain(|g| LeaseKey::from(g.key) != lease.key);
-                self.give_back(pending.head.session, lease);
+                self.take_back(pending.head.session, lease);
             }
             let (key, mode) = (lease.key.into(), lease.mode as i32);
             pending.wants.push(Want { key, mode, ..Want::default() });

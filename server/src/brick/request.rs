@@ -55,8 +55,6 @@ pub struct Pending {
     pub borrowed: Vec<Lease>,
     /// The lease that it waits for is to be one of those.
     pub borrowing: bool,
-    /// Its session held the lease that it waits for in a lesser mode.
-    pub upgrades: bool,
     /// What a lookup found when its lease was asked for, and how many changes had been executed
     /// by then. Gone when it has to wait.
     pub found: Option<(u64, Return)>,
@@ -116,7 +114,6 @@ impl Pending {
             grants: Vec::new(),
             borrowed: Vec::new(),
             borrowing: false,
-            upgrades: false,
             found: None,
             started: now,
             deferred: false,

@@ -234,3 +234,30 @@ async fn recall_makes_the_kernel_forget_what_it_was_told() {
     let super::super::Looked::Entry { name_ttl, .. } = again else { panic!("it is there") };
     assert!(name_ttl.is_zero(), "two mounts change this directory");
 }
+
+/// A kernel in which an operation that waits for the lease holds the directory's lock.
+struct StuckKernel;
+
+impl KernelCaches for StuckKernel {
+    fn forget_names(&self, _dir: Gfid, _names: Vec<Box<[u8]>>) -> Boxed<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn forget_inode(&self, _gfid: Gfid) -> Boxed<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Trap 26: a recall is answered long before it is overdue, though the kernel does not forget.
+#[tokio::test]
+async fn the_kernel_is_told_of_names_for_a_quarter_of_a_second_at_most() {
+    let brick = MemoryBrick::new();
+    let (one, _) = mount(&brick).await;
+    let (two, _) = mount(&brick).await;
+    two.attach_kernel(Arc::new(StuckKernel));
+    let _ = two.lookup(Gfid::ROOT, b"absent").await.unwrap();
+    let told = two.lookup(Gfid::ROOT, b"absent").await.unwrap();
+    let super::super::Looked::Absent { name_ttl } = told else { panic!("it is not there") };
+    assert!(!name_ttl.is_zero() && name_ttl.as_millis() <= 250, "{name_ttl:?}");
+    one.create(Gfid::ROOT, b"absent", NewInode::file(0o644)).await.unwrap();
+}

@@ -97,7 +97,7 @@ impl Client {
             Purpose::Renew => {}
             Purpose::Reclaim => self.reclaimed(cx, &flight, reply),
             Purpose::Ask(key) => self.granted(cx, &flight, key, reply),
-            Purpose::Return(lease) => self.returned(lease, &reply),
+            Purpose::Return(lease) => self.returned(cx, lease, &reply),
             Purpose::Change(op) => self.change_answered(cx, op, &flight, reply),
             Purpose::Read(op) => self.read_answered(cx, op, from, flight.epoch, reply),
             Purpose::Diverged(op) => self.marked(cx, op, &reply),
@@ -176,9 +176,12 @@ impl Client {
         }
     }
 
-    fn returned(&mut self, lease: Lease, reply: &Reply) {
+    fn returned(&mut self, cx: &mut Cx<'_>, lease: Lease, reply: &Reply) {
         if reply.result == Ok(Ans::Done) {
-            self.cache.on_returned(lease);
+            if let Some(action) = self.cache.on_returned(lease) {
+                cx.hit("lease: recall overtook a return");
+                self.act(cx, action);
+            }
             if self.returning.get(&lease.key).is_some_and(|r| r.0.number == lease.number) {
                 self.returning.remove(&lease.key);
             }

@@ -192,6 +192,8 @@ impl LeaseCache {
                     held.state = State::Recalled(keep);
                     RecallAction::GiveBack { lease: held.lease, keep }
                 }
+                // What was kept is called back, too, and overtook the answer to the return.
+                State::Returning(kept) if keep < kept => self.recalled_early(lease, keep),
                 _ => RecallAction::Wait,
             },
             // Its grant is still on the way: recalled as soon as it arrives.
@@ -212,6 +214,11 @@ impl LeaseCache {
     /// No ask for the key is under way any more: a recall kept for its grant is answered.
     /// What that means for an older lease of the key is in `take_lapsed`.
     pub fn no_grant_coming(&mut self, key: LeaseKey) -> Option<RecallAction> {
+        let (lease, _) = self.early.get(&key)?;
+        if self.held.get(&key).is_some_and(|h| h.lease.number == lease.number) {
+            // What it waits for is the answer to a return (`on_returned`).
+            return None;
+        }
         let (lease, _) = self.early.remove(&key)?;
         Some(self.not_held(lease))
     }
@@ -247,23 +254,28 @@ impl LeaseCache {
         Some((held.lease, keep, open))
     }
 
-    /// The lead has taken the return.
-    pub fn on_returned(&mut self, returned: Lease) {
-        let Some(held) = self.held.get_mut(&returned.key) else { return };
-        let State::Returning(keep) = held.state else { return };
+    /// The lead has taken the return. If what was kept has been recalled since, says what to do
+    /// about that.
+    pub fn on_returned(&mut self, returned: Lease) -> Option<RecallAction> {
+        let held = self.held.get_mut(&returned.key)?;
+        let State::Returning(keep) = held.state else { return None };
         if held.lease.number != returned.number {
-            return;
+            return None;
         }
-        match keep {
-            Mode::None => {
-                self.held.remove(&returned.key);
-                self.end(returned.key, returned.number);
-            }
-            keep => {
-                held.lease.mode = keep;
-                held.state = State::Held;
-            }
+        if keep == Mode::None {
+            self.held.remove(&returned.key);
+            self.end(returned.key, returned.number);
+            return None;
         }
+        held.lease.mode = keep;
+        held.state = State::Held;
+        let (recalled, keep) = *self.early.get(&returned.key)?;
+        if recalled.number != returned.number {
+            // Of a later lease, whose grant is still on the way.
+            return None;
+        }
+        self.early.remove(&returned.key);
+        Some(self.on_recall(recalled, keep))
     }
 
     /// What to claim from a new lead (traps 16, 59), and the inodes open here.

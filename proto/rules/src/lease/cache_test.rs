@@ -94,6 +94,27 @@ fn a_recall_that_overtakes_its_grant_is_honoured_when_it_arrives() {
     assert_eq!(cache.no_grant_coming(key(2)), Some(RecallAction::NotHeld { lease: y }));
 }
 
+/// The lead has taken the return and calls back what was kept, for somebody who waits to change
+/// it: that push came before the answer to the return, and waited for the renewal which named
+/// the lease as overdue.
+#[test]
+fn what_was_kept_is_given_back_though_its_recall_overtook_the_returns_answer() {
+    let mut cache = cache();
+    let x = lease(1, Mode::Exclusive, 1);
+    let kept = lease(1, Mode::Shared, 1);
+    cache.on_granted(at(0), LEASE_TERM, x);
+    cache.on_recall(x, Mode::Shared);
+    cache.returning(key(1), Mode::Shared);
+    assert_eq!(cache.on_recall(kept, Mode::None), RecallAction::Wait);
+    assert_eq!(cache.no_grant_coming(key(1)), None, "it is held, whatever is on the way");
+    let action = cache.on_returned(x);
+    assert_eq!(action, Some(RecallAction::GiveBack { lease: kept, keep: Mode::None }));
+    assert!(cache.may_begin(at(1), key(1), Mode::Shared).is_none());
+    assert_eq!(cache.returning(key(1), Mode::None), Some((kept, Mode::None, false)));
+    assert_eq!(cache.on_returned(kept), None);
+    assert_eq!(cache.lease(key(1)), None);
+}
+
 #[test]
 fn nothing_is_asked_while_a_return_is_under_way() {
     let mut cache = cache();

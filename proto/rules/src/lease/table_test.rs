@@ -611,3 +611,34 @@ fn trap_30_open_unlinked_inodes_are_known_to_the_lead() {
     assert!(table.unpin(M, gfid(9)));
     assert_eq!(table.pins().count(), 0);
 }
+
+/// Trap 26: what no answer has named is not left with a session that waits for more.
+#[test]
+fn a_grant_that_is_taken_back_leaves_what_its_session_knows_of() {
+    let mut table = serving(3);
+    let known = take(&mut table, 1, W, 1, Mode::Shared);
+    let (more, fresh) = match table.ask(at(2), wish(W, 2, 1, Mode::Exclusive))[..] {
+        [LeaseCommand::Grant { lease, fresh, .. }] => (lease, fresh),
+        _ => panic!("nobody stands in the way"),
+    };
+    assert!(fresh && more.number > known.number);
+    // Somebody wants it who would have to wait for W, which has not heard of its grant.
+    let commands = table.ask(at(3), wish(M, 3, 1, Mode::Exclusive));
+    assert_eq!(recalls(&commands), [(W, Mode::None)]);
+    let commands = table.take_back(at(4), W, more);
+    assert_eq!(commands, [LeaseCommand::Recall { session: W, lease: known, keep: Mode::None }]);
+    assert_eq!(table.held(W, key(1)), Some(known));
+    assert!(!table.permits(W, key(1), more.number), "nothing is changed under it");
+    let commands = table.on_return(at(5), W, known, Mode::None, false);
+    let given = one_grant(&commands);
+    assert_eq!((table.held(W, key(1)), table.held(M, key(1))), (None, Some(given)));
+    // Held already: it is the same lease, and the session knows of it.
+    let again = table.ask(at(6), wish(M, 6, 1, Mode::Exclusive));
+    assert!(
+        matches!(again[..], [LeaseCommand::Grant { fresh: false, lease, .. }] if lease == given)
+    );
+    // One who held nothing is left with nothing.
+    let first = take(&mut table, 7, N, 2, Mode::Exclusive);
+    assert!(table.take_back(at(8), N, first).is_empty());
+    assert_eq!(table.held(N, key(2)), None);
+}

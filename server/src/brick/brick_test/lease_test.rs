@@ -218,3 +218,39 @@ fn a_removal_and_a_create_in_the_same_directory_do_not_wait_for_each_other() {
     assert!(maker.receive().unwrap().grant(part).is_some());
     assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
 }
+
+/// Trap 26: two mounts create in one directory, which both have read. Each asks for its part and
+/// has to wait until the other has given back the inode; neither may be left meanwhile with a
+/// part of which it has not heard, and which the other one waits for.
+#[test]
+fn trap_26_nobody_waits_for_a_part_whose_holder_has_not_heard_of_it() {
+    let Some(rig) = Rig::new(Backend::Auto, 1) else { return };
+    let (mut one, mut other) = (rig.client(1), rig.client(2));
+    let dir = gfid(1);
+    create_dir(&mut one, "d", dir);
+    let (inode, part) = (LeaseKey::Inode(dir), LeaseKey::Part(dir));
+    drop_lease(&mut one, inode);
+    drop_lease(&mut one, part);
+    let known = one.lease(part, Mode::Shared);
+    other.lease(part, Mode::Shared);
+    let began = Instant::now();
+    let mut make = Ask::new(Acquire {});
+    make.wants = vec![want(part, Mode::Exclusive)];
+    one.send(&make);
+    let recall = other.recall();
+    other.lease(inode, Mode::Shared);
+    give_back(&mut other, &recall);
+    // Granted to the first, and too early: the inode has to be cleared.
+    let cleared = other.recall();
+    assert_eq!(LeaseKey::from(cleared.key), inode);
+    other.send(&make);
+    let recall = one.recall();
+    assert_eq!((LeaseKey::from(recall.key), recall.number), (part, known), "what it knows of");
+    give_back(&mut other, &cleared);
+    give_back(&mut one, &recall);
+    assert!(other.receive().unwrap().grant(part).is_some());
+    let recall = other.recall();
+    give_back(&mut other, &recall);
+    assert!(one.receive().unwrap().grant(part).is_some());
+    assert!(began.elapsed() < Duration::from_millis(1000), "{:?}", began.elapsed());
+}

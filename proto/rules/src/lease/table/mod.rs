@@ -54,12 +54,14 @@ pub struct SettleScope {
 /// What the lead's driver does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseCommand {
-    /// Answer the ask. `pinned`: other sessions have the inode open.
+    /// Answer the ask. `pinned`: other sessions have the inode open. `fresh`: the session did
+    /// not hold this very lease before.
     Grant {
         session: SessionId,
         ask: u64,
         lease: Lease,
         pinned: bool,
+        fresh: bool,
     },
     Refuse {
         session: SessionId,
@@ -105,6 +107,8 @@ struct Holder {
     number: LeaseNumber,
     granted_at: Tick,
     recalled: Option<Recalled>,
+    /// The shared lease, with the time of its grant, of which this one is the upgrade.
+    shared: Option<(LeaseNumber, Tick)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -310,6 +314,29 @@ impl LeaseTable {
         commands
     }
 
+    /// A fresh grant is not delivered after all: the session is left with what it knows of, a
+    /// shared lease or nothing. Only for leases that no answer has named yet: kept while its
+    /// request waits for something else, one could not be given back by its holder, who has
+    /// not heard of it (trap 26).
+    pub fn take_back(&mut self, now: Tick, session: SessionId, lease: Lease) -> Vec<LeaseCommand> {
+        let mut commands = Vec::new();
+        let Some(key) = self.keys.get_mut(&lease.key) else { return commands };
+        let Some(holder) = key.holders.get_mut(&session) else { return commands };
+        if holder.number != lease.number {
+            return commands;
+        }
+        if let Some((number, granted_at)) = holder.shared.take() {
+            *holder =
+                Holder { mode: Mode::Shared, number, granted_at, recalled: None, shared: None };
+        } else {
+            key.holders.remove(&session);
+            self.drop_key_of(session, lease.key);
+        }
+        self.recalled.remove(&(lease.key, session));
+        self.pump(now, lease.key, &mut commands);
+        commands
+    }
+
     /// A change under the part's lease created an inode: its creator holds it exclusively
     /// under the part's number.
     pub fn created(&mut self, now: Tick, session: SessionId, gfid: Gfid, number: LeaseNumber) {
@@ -333,7 +360,8 @@ impl LeaseTable {
     /// Whether another session holds the key in any mode, or will.
     pub fn others_hold(&self, session: SessionId, key: LeaseKey) -> bool {
         self.keys.get(&key).is_some_and(|k| {
-            let mut sessions = k.holders.keys().copied().chain(k.queue.iter().map(|a| a.session));
+            let wait = k.queue.iter().filter(|a| a.mode != Mode::None).map(|a| a.session);
+            let mut sessions = k.holders.keys().copied().chain(wait);
             k.settling > 0 || sessions.any(|s| s != session)
         })
     }
@@ -406,31 +434,36 @@ impl LeaseTable {
             entry.queue.pop_front();
         }
         self.waiting.remove(&(ask.session, ask.id));
-        let lease = match self.held(ask.session, ask.key) {
+        let (lease, fresh) = match self.held(ask.session, ask.key) {
             _ if ask.mode == Mode::None => {
-                Lease { key: ask.key, mode: Mode::None, number: LeaseNumber::NONE }
+                (Lease { key: ask.key, mode: Mode::None, number: LeaseNumber::NONE }, false)
             }
             Some(held) if held.mode >= ask.mode => {
                 // The client counts a new term from this ask: so does the table.
                 self.hold(now, ask.session, held);
-                held
+                (held, false)
             }
             _ => {
                 let number = self.next_number(ask.key);
                 let lease = Lease { key: ask.key, mode: ask.mode, number };
                 self.hold(now, ask.session, lease);
-                lease
+                (lease, true)
             }
         };
         let pinned = self.pinned(ask.key.gfid(), Some(ask.session));
         let (session, ask) = (ask.session, ask.id);
-        commands.push(LeaseCommand::Grant { session, ask, lease, pinned });
+        commands.push(LeaseCommand::Grant { session, ask, lease, pinned, fresh });
     }
 
     fn hold(&mut self, now: Tick, session: SessionId, lease: Lease) {
         let Lease { key, mode, number } = lease;
-        let holder = Holder { mode, number, granted_at: now, recalled: None };
-        self.keys.entry(key).or_default().holders.insert(session, holder);
+        let holders = &mut self.keys.entry(key).or_default().holders;
+        let shared = holders.get(&session).and_then(|old| match old.mode {
+            _ if old.number == number => old.shared,
+            Mode::Shared => Some((old.number, old.granted_at)),
+            _ => None,
+        });
+        holders.insert(session, Holder { mode, number, granted_at: now, recalled: None, shared });
         self.sessions.entry(session).or_default().keys.insert(key);
     }
 
