@@ -1,7 +1,8 @@
 //! kill -9 of the mount during writes: the replicas are equal after the heal, and what was closed
-//! is there.
+//! is there. And the other way round: a mount ends though nobody is left to hear it.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, Spec};
@@ -49,4 +50,32 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[test]
 fn a_mount_killed_during_writes_leaves_equal_bricks() {
     test("a_mount_killed", &[Need::Root, Need::Xfs, Need::Fuse], body);
+}
+
+/// A mount that has nothing to write back waits for nobody: it says goodbye for a second at most.
+const UMOUNT_MAX: Duration = Duration::from_secs(5);
+
+fn all_daemons_gone() -> Result<()> {
+    let mut cluster = Cluster::with_volume(Spec::new("gone"))?;
+    let mut mount = cluster.mount(0, "gv0", "")?;
+    let dir = mount.point().join("d");
+    fs::create_dir(&dir)?;
+    fs::write(dir.join("f"), vec![7; 100_000])?;
+    ensure!(fs::read(dir.join("f"))?.len() == 100_000 && fs::read_dir(&dir)?.count() == 1);
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    // Its leases run out, its connections have ended, new ones are refused.
+    std::thread::sleep(Duration::from_secs(3));
+    let began = Instant::now();
+    mount.unmount()?;
+    let took = began.elapsed();
+    ensure!(took < UMOUNT_MAX, "umount and the end of the mount took {took:?}");
+    cluster.passed();
+    Ok(())
+}
+
+#[test]
+fn an_idle_mount_ends_at_once_when_all_daemons_are_gone() {
+    test("all_daemons_gone", &[Need::Root, Need::Xfs, Need::Fuse], all_daemons_gone);
 }

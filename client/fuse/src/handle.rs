@@ -4,6 +4,7 @@ mod data;
 mod dirs;
 mod names;
 mod rest;
+mod root;
 
 use std::sync::Arc;
 

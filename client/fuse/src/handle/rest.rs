@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use client::volume::{LockAsk, LockOwner, Span};
-use client_fuse_dev::{FileLock, Lock, LockKind, Op, Reply};
+use client_fuse_dev::{FileLock, Lock, LockKind, Op, ROOT_NODE, Reply};
 use proto::{Errno, Gfid};
 
-use super::{Context, done};
+use super::{Context, done, root};
 use crate::convert;
 
 pub async fn handle(context: Context, op: Op, reply: Reply) {
@@ -43,10 +43,16 @@ pub async fn handle(context: Context, op: Op, reply: Reply) {
 async fn inode(context: Context, gfid: Gfid, op: Op, reply: Reply) {
     let volume = &context.served.volume;
     match op {
-        Op::GetAttr { .. } => match volume.getattr(gfid).await {
-            Ok(found) => reply.attr(&convert::file_attr(&found.attr), found.attr_ttl),
-            Err(errno) => reply.err(errno.0),
-        },
+        Op::GetAttr { .. } => {
+            let found = match context.header.nodeid {
+                ROOT_NODE => root::getattr(&context, gfid).await,
+                _ => volume.getattr(gfid).await,
+            };
+            match found {
+                Ok(found) => reply.attr(&convert::file_attr(&found.attr), found.attr_ttl),
+                Err(errno) => reply.err(errno.0),
+            }
+        }
         Op::SetAttr(set) => match volume.setattr(gfid, convert::set_attributes(&set)).await {
             Ok(found) => reply.attr(&convert::file_attr(&found.attr), found.attr_ttl),
             Err(errno) => reply.err(errno.0),
