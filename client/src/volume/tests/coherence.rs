@@ -255,6 +255,9 @@ async fn the_kernel_is_told_of_names_for_a_quarter_of_a_second_at_most() {
     let (one, _) = mount(&brick).await;
     let (two, _) = mount(&brick).await;
     two.attach_kernel(Arc::new(StuckKernel));
+    one.write_file("/f", "1").await.unwrap();
+    // Brings the lease under which what is not there is remembered.
+    two.stat_path("/f").await.unwrap();
     let _ = two.lookup(Gfid::ROOT, b"absent").await.unwrap();
     let told = two.lookup(Gfid::ROOT, b"absent").await.unwrap();
     let super::super::Looked::Absent { name_ttl } = told else { panic!("it is not there") };
