@@ -169,6 +169,8 @@ impl World {
         let brick = crate::cx::brick_of(proc);
         let Some(named) = self.pool.map.member(brick).map(|m| m.incarnation) else { return };
         self.lost.insert((brick, named));
+        // The one that ran may be named later, by an entry proposed before it was lost.
+        self.lost.insert((brick, self.peers[proc].incarnation));
         // A copy of an inode that is marked stale is lost, too, until it is healed.
         let marks = self.peers.iter().flat_map(|p| p.lasting.store.facts.stale.iter());
         let stale: BTreeSet<BrickId> = marks.map(|(_, brick)| *brick).collect();
