@@ -25,6 +25,7 @@ pub mod settle;
 pub mod space;
 pub mod time;
 pub mod txn;
+pub mod volume;
 pub mod window;
 
 #[cfg(test)]

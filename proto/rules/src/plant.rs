@@ -1,8 +1,8 @@
 //! Planted faults: each switches one rule off, so that the simulation can show that it notices.
 //!
 //! They are compiled in with the feature `plants` only, which the product never turns on
-//! (`brickd` does not compile with it); without it `planted` is a constant `false`. See
-//! `docs/decisions/0005-plants-are-compiled-into-a-copy.md`.
+//! (`brickd` does not compile with it), and into this crate's own unit tests; otherwise `planted`
+//! is a constant `false`. See `docs/decisions/0005-plants-are-compiled-into-a-copy.md`.
 
 /// A rule that can be switched off, one at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,9 +21,41 @@ pub enum Plant {
     NoJoinerCheckpoint,
     /// A change that is sent again is taken for a new one.
     NoReplay,
+
+    // Of volumes of many sets (`volume`): shown by the unit tests beside the rules.
+    /// A change over several sets notes no intent.
+    NoIntent,
+    /// A name goes before its successor is there, and counts follow names.
+    NamesBeforeCounts,
+    /// Each set settles its part of a change over several sets by itself.
+    SettleAlone,
+    /// A change over several sets is settled without its leases.
+    SettleUnleased,
+    /// The rename lease is granted while its last holder's change may still be made.
+    NoRenameSettle,
+    /// A set takes names of buckets that the directory's home has not recorded.
+    NoRecording,
+    /// A sealed part takes new names.
+    NoSeals,
+    /// An rmdir notes no intent.
+    NoRmdirIntent,
+    /// Leases of parts are not registered at the home.
+    NoRegistration,
+    /// A slot flips without the old set's release.
+    NoRelease,
+    /// Of the old set, the lead alone notes the release.
+    ReleaseOfTheLead,
+    /// Locks and pins of a slot are handed over after the flip.
+    FlipBeforeHandOver,
+    /// A revoke reaches the inode's own set only.
+    NoGroupRevoke,
+    /// A truncation cuts first and writes the size afterwards.
+    CutFirst,
+    /// A recount believes ends of any generation.
+    NoGenerations,
 }
 
-/// All of them, by the names that people type.
+/// Those that the simulation shows, by the names that people type.
 pub const ALL: [(&str, Plant); 6] = [
     ("no-fencing", Plant::NoFencing),
     ("no-lease-numbers", Plant::NoLeaseNumbers),
@@ -42,7 +74,7 @@ impl Plant {
     }
 }
 
-#[cfg(feature = "plants")]
+#[cfg(any(test, feature = "plants"))]
 mod switch {
     use std::cell::Cell;
 
@@ -62,13 +94,27 @@ mod switch {
     }
 }
 
-#[cfg(feature = "plants")]
+#[cfg(any(test, feature = "plants"))]
 pub use switch::plant;
-#[cfg(feature = "plants")]
+#[cfg(any(test, feature = "plants"))]
 pub(crate) use switch::planted;
 
+/// Runs `test` with one rule switched off.
+#[cfg(test)]
+pub(crate) fn without<T>(rule: Plant, test: impl FnOnce() -> T) -> T {
+    struct Replant;
+    impl Drop for Replant {
+        fn drop(&mut self) {
+            plant(Plant::None);
+        }
+    }
+    let _replant = Replant;
+    plant(rule);
+    test()
+}
+
 /// Whether a rule is switched off.
-#[cfg(not(feature = "plants"))]
+#[cfg(not(any(test, feature = "plants")))]
 pub(crate) const fn planted(_: Plant) -> bool {
     false
 }
