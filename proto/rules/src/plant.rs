@@ -43,8 +43,6 @@ pub enum Plant {
     NoRegistration,
     /// A slot flips without the old set's release.
     NoRelease,
-    /// Of the old set, the lead alone notes the release.
-    ReleaseOfTheLead,
     /// Locks and pins of a slot are handed over after the flip.
     FlipBeforeHandOver,
     /// A revoke reaches the inode's own set only.

@@ -13,9 +13,17 @@
 //!
 //! Deliberately does not: name sets. Slots are asked; who holds them is looked up when sending.
 
+pub mod gate;
+pub mod home;
 pub mod multi;
 pub mod parts;
+pub mod rename;
+pub mod rmdir;
 pub mod settler;
+pub mod slot_move;
+pub mod slot_release;
+pub mod stripe;
+pub mod stripe_change;
 
 #[cfg(test)]
 mod multi_world;

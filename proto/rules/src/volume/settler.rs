@@ -33,7 +33,7 @@ pub enum SettlerCommand {
 enum Phase {
     Leasing(VecDeque<(LeaseKey, SlotId)>),
     Reading,
-    Running(Multi),
+    Running(Box<Multi>),
     Over,
 }
 
@@ -75,7 +75,7 @@ impl Settler {
             return self.settled();
         }
         let (multi, commands) = Multi::start(self.intent.clone());
-        self.phase = Phase::Running(multi);
+        self.phase = Phase::Running(Box::new(multi));
         self.pass_on(commands)
     }
 
