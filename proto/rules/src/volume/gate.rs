@@ -69,6 +69,13 @@ impl SlotGate {
         }
     }
 
+    /// Whether a mover may write to the slot here, in a round of copying or a hand-over: not once
+    /// it is this set's own. (A mover that died had proposed the flip; the next one has not heard
+    /// that it was committed, and copies over what clients have written here since.)
+    pub fn may_install(&self, slot: SlotId) -> bool {
+        !self.owns(slot)
+    }
+
     /// The epoch in which a release of now holds.
     pub fn epoch(&self) -> Epoch {
         self.epoch

@@ -106,6 +106,9 @@ impl World {
             return;
         }
         let more = match self.todo.remove(0) {
+            MoveCommand::Copy | MoveCommand::TakeOver if !self.gates[1].may_install(SLOT) => {
+                self.mover.on_map(self.slots[0], self.epochs[0], self.epochs[1])
+            }
             MoveCommand::Copy => {
                 self.data[1] = self.data[0];
                 self.mover.on_copied(0)
@@ -266,7 +269,7 @@ fn schedules() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        failure_persistence: None, cases: 2000, ..ProptestConfig::default()
+        failure_persistence: None, cases: 20_000, ..ProptestConfig::default()
     })]
 
     /// Traps 38, 39 and 40 in any schedule, with crashes of the mover and new epochs of both sets.
@@ -329,6 +332,13 @@ fn trap_40_locks_are_at_the_new_lead_before_the_flip() {
     let locked = [4, 12, 12, 16, 12, 18, 11, 9, 5, 12, 18, 11, 9, 5];
     assert_eq!(run(&locked), Ok(false));
     without(Plant::FlipBeforeHandOver, || run(&locked)).expect_err("two clients hold the lock");
+}
+
+/// A mover proposes and dies; the next one begins to copy before it hears of the flip.
+#[test]
+fn a_slot_that_has_come_is_not_copied_over_by_a_mover_that_does_not_know() {
+    let late = [12, 12, 16, 12, 12, 23, 18, 11, 9, 1, 12, 3, 12, 12, 12];
+    assert_eq!(run(&late), Ok(true));
 }
 
 #[test]
