@@ -138,6 +138,65 @@ fn a_volume_that_cannot_be_created_changes_nothing() {
     });
 }
 
+/// The seven types, from the command line to `volume info`.
+#[test]
+fn every_type_of_volume_is_created_and_named_as_glusterfs_names_it() {
+    test("every_type_of_volume", NEEDS, || {
+        let cluster = Cluster::start(Spec::new("types"))?;
+        cluster.form_pool()?;
+        let types: [(&str, &[&str], usize, &str, &str); 8] = [
+            ("d", &[], 3, "Distribute", "3"),
+            ("d1", &["replica", "1"], 2, "Distribute", "2"),
+            ("s", &["stripe", "2"], 2, "Stripe", "1 x 2 = 2"),
+            ("r", &["replica", "3", "transport", "tcp"], 3, "Replicate", "1 x 3 = 3"),
+            ("ds", &["stripe", "2"], 4, "Distributed-Stripe", "2 x 2 = 4"),
+            ("dr", &["replica", "2"], 6, "Distributed-Replicate", "3 x 2 = 6"),
+            ("sr", &["stripe", "2", "replica", "2"], 4, "Striped-Replicate", "1 x 2 x 2 = 4"),
+            (
+                "dsr",
+                &["stripe", "2", "replica", "2"],
+                8,
+                "Distributed-Striped-Replicate",
+                "2 x 2 x 2 = 8",
+            ),
+        ];
+        for (name, words, bricks, type_name, count) in types {
+            let mut command = vec!["volume".to_owned(), "create".into(), name.into()];
+            command.extend(words.iter().map(|w| (*w).to_owned()));
+            for n in 0..bricks {
+                let folder = format!("{name}-{n}");
+                fs::create_dir_all(cluster.brick_dir(n % 3, &folder))?;
+                command.push(cluster.brick_name(n % 3, &folder));
+            }
+            let named = command[command.len() - bricks..].to_vec();
+            cluster.brick(&command.iter().map(String::as_str).collect::<Vec<_>>())?;
+            let info = cluster.brick(&["volume", "info", name])?;
+            ensure!(info.contains(&format!("\nType: {type_name}\n")), "{info}");
+            ensure!(info.contains(&format!("\nNumber of Bricks: {count}\n")), "{info}");
+            let in_order =
+                named.iter().zip(1..).all(|(b, n)| info.contains(&format!("Brick{n}: {b}")));
+            ensure!(in_order, "{named:?} in {info}");
+        }
+        cluster.brick_refuses(&["volume", "start", "dsr"], "striped")?;
+        cluster.brick(&["volume", "start", "dr"])?;
+        // Two copies on one peer: refused, or made with a warning.
+        let twice: Vec<String> =
+            (0..2).map(|n| cluster.brick_name(0, &format!("twice-{n}"))).collect();
+        for n in 0..2 {
+            fs::create_dir_all(cluster.brick_dir(0, &format!("twice-{n}")))?;
+        }
+        let mut create = vec!["volume", "create", "twice", "replica", "2", &twice[0], &twice[1]];
+        cluster.brick_refuses(&create, "lost together")?;
+        create.push("force");
+        let said = cluster.brick(&create)?;
+        ensure!(said.contains("success") && said.contains("warning:"), "{said}");
+        let rdma = ["volume", "create", "x", "transport", "rdma", &twice[0]];
+        cluster.brick_refuses(&rdma, "rdma is not supported; use tcp")?;
+        cluster.passed();
+        Ok(())
+    });
+}
+
 #[test]
 fn a_mount_without_a_volume_or_a_credential_is_refused() {
     test("a_mount_without_a_volume", MOUNT_NEEDS, || {

@@ -25,7 +25,13 @@ pub struct VolumeOptions {
     pub auth_reject: String,
     /// `features.read-only`.
     pub read_only: bool,
+    /// `cluster.stripe-block-size`: bytes of a block of new striped files, a power of two.
+    pub stripe_block: u32,
 }
+
+/// Small enough that a write of a few MiB goes to all sets of a group, large enough that a
+/// request of 1 MiB is not cut up.
+const STRIPE_BLOCK_BYTES: u32 = 1 << 20;
 
 impl Default for VolumeOptions {
     fn default() -> Self {
@@ -39,6 +45,7 @@ impl Default for VolumeOptions {
             auth_allow: String::new(),
             auth_reject: String::new(),
             read_only: false,
+            stripe_block: STRIPE_BLOCK_BYTES,
         }
     }
 }
@@ -97,6 +104,12 @@ pub const OPTIONS: &[OptionHelp] = &[
         meaning: "In-sync members needed for changes; auto is 1 for replica 2 and 2 for replica 3.",
     },
     OptionHelp {
+        name: "cluster.stripe-block-size",
+        default: "1M",
+        range: "64K-64M, a power of two",
+        meaning: "Size of the blocks in which new files of a striped volume go round its sets.",
+    },
+    OptionHelp {
         name: "features.read-only",
         default: "off",
         range: "on | off",
@@ -141,6 +154,11 @@ impl VolumeOptions {
                     "auto" => 0,
                     _ => number(value, 1, 16).ok_or_else(bad)?,
                 }
+            }
+            "cluster.stripe-block-size" => {
+                let range = (64 << 10)..=(64 << 20);
+                let size = bytes(value).filter(|n| range.contains(n) && n.is_power_of_two());
+                self.stripe_block = size.and_then(|n| u32::try_from(n).ok()).ok_or_else(bad)?;
             }
             "features.read-only" => self.read_only = on_off(value).ok_or_else(bad)?,
             "storage.reserve" => {
@@ -217,6 +235,7 @@ mod tests {
             ("cluster.dir-buckets", "32"),
             ("cluster.lone-sync", "on"),
             ("cluster.min-in-sync", "1"),
+            ("cluster.stripe-block-size", "128K"),
             ("features.read-only", "off"),
             ("storage.reserve", "2G"),
         ];
@@ -228,6 +247,10 @@ mod tests {
         assert_eq!(options.reserve_bytes, 2 << 30);
         assert!(options.set("no.such", "1").is_err());
         assert!(options.set("cluster.dir-buckets", "33").is_err());
+        assert_eq!(options.stripe_block, 128 << 10);
+        for bad in ["32K", "100K", "128M", "-1", ""] {
+            assert!(options.set("cluster.stripe-block-size", bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -298,3 +298,29 @@ pub fn options_help(output: Output) {
         text.collect::<Vec<_>>().join("\n\n")
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bricks_are_counted_as_glusterfs_counts_them() {
+        let shown = |stripe, replica, num_bricks| {
+            let distribute = num_bricks / (stripe * replica);
+            brick_count(&VolumeInfo {
+                distribute,
+                stripe,
+                replica,
+                num_bricks,
+                ..Default::default()
+            })
+        };
+        assert_eq!(shown(1, 1, 3), "3");
+        assert_eq!(shown(1, 3, 3), "1 x 3 = 3");
+        assert_eq!(shown(2, 1, 2), "1 x 2 = 2");
+        assert_eq!(shown(2, 2, 4), "1 x 2 x 2 = 4");
+        assert_eq!(shown(1, 2, 6), "3 x 2 = 6");
+        assert_eq!(shown(4, 1, 8), "2 x 4 = 8");
+        assert_eq!(shown(2, 2, 8), "2 x 2 x 2 = 8");
+    }
+}

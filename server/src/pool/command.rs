@@ -97,7 +97,8 @@ pub struct NewVolume {
     pub replica: u16,
     pub stripe: u16,
     pub transport: String,
-    /// In the order of the command line: consecutive `replica` bricks form a set.
+    /// In the order of the command line: consecutive `replica` bricks form a set, and
+    /// consecutive `stripe` sets a group.
     pub bricks: Vec<NewBrick>,
     pub created_s: u64,
 }

@@ -5,7 +5,6 @@
 
 pub mod apply;
 pub mod recover;
-pub mod slots;
 pub mod validate;
 pub mod voters;
 
@@ -109,6 +108,7 @@ impl PoolState {
 
     /// The map that clients and bricks of `volume` work with.
     pub fn map_of(&self, volume: &VolumeState) -> VolumeMap {
+        let options = volume.parsed_options();
         let peers: BTreeSet<PeerId> =
             volume.sets.iter().flat_map(|s| s.members.iter().map(|m| m.peer)).collect();
         VolumeMap {
@@ -118,11 +118,14 @@ impl PoolState {
             started: volume.started,
             replica: volume.replica,
             stripe: volume.stripe,
-            stripe_block: volume.stripe_block,
+            stripe_block: match volume.options.contains_key("cluster.stripe-block-size") {
+                true => options.stripe_block,
+                false => volume.stripe_block,
+            },
             sets: volume.sets.clone(),
             slots: volume.slots.as_ref().clone(),
             peers: peers.iter().filter_map(|p| self.peers.get(p)).map(PeerState::address).collect(),
-            options: volume.parsed_options(),
+            options,
         }
     }
 }

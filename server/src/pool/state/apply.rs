@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use proto::map::SetMap;
 use proto::options::VolumeOptions;
+use proto::placement::table;
 use proto::{PeerId, VolumeId};
 use proto_rules::SetKey;
 use proto_rules::set::{self, SetEntry, SetOutcome};
 
-use super::{
-    ClientState, PeerState, PoolState, STATE_FORMAT, VolumeState, recover, slots, validate,
-};
+use super::{ClientState, PeerState, PoolState, STATE_FORMAT, VolumeState, recover, validate};
 use crate::pool::command::{Command, CommandReply, NewPeer, NewVolume, SetResult, unstarted_set};
 
 /// 1 MiB, as DESIGN section 11 has it.
@@ -136,6 +136,10 @@ fn create_volume(state: &mut PoolState, index: u64, new: &NewVolume) -> Outcome 
         .enumerate()
         .map(|(id, bricks)| unstarted_set(u32::try_from(id).unwrap_or(u32::MAX), bricks))
         .collect();
+    // All sets weigh the same: what their disks hold is not known here.
+    let weights: Vec<_> =
+        sets.iter().map(|set: &SetMap| table::Weight { set: set.id, weight: 1 }).collect();
+    let slots = table::initial(&weights).map_err(|e| e.to_string())?;
     let volume = VolumeState {
         id: new.id,
         name: new.name.clone(),
@@ -147,7 +151,7 @@ fn create_volume(state: &mut PoolState, index: u64, new: &NewVolume) -> Outcome 
         ever_started: false,
         created_s: new.created_s,
         version: index,
-        slots: Arc::new(slots::shares(&vec![1; sets.len()])),
+        slots: Arc::new(slots),
         sets,
         options: BTreeMap::new(),
     };
@@ -177,6 +181,12 @@ fn start_volume(state: &mut PoolState, index: u64, name: &str, force: bool) -> O
     let id = volume_id(state, name)?;
     if state.volumes[&id].started {
         return if force { Ok(()) } else { Err(format!("Volume {name} already started")) };
+    }
+    // The client does not cut files into blocks yet: they would lie whole on one set.
+    if state.volumes[&id].stripe > 1 {
+        return Err(format!(
+            "Volume {name} is striped; this version creates striped volumes and does not serve them"
+        ));
     }
     let volume = volume_mut(state, index, name)?;
     volume.started = true;

@@ -234,6 +234,82 @@ fn a_membership_entry_of_another_epoch_or_volume_is_void() {
     assert_eq!((set.epoch, set.member(brick).unwrap().state), (Epoch(22), MemberState::Out));
 }
 
+/// All seven types, as `volume create NAME [stripe S] [replica R]` makes them of so many bricks.
+#[test]
+fn every_type_is_grouped_in_command_line_order_and_named() {
+    let types = [
+        (1, 1, 2, "Distribute"),
+        (2, 1, 2, "Stripe"),
+        (1, 3, 3, "Replicate"),
+        (2, 1, 4, "Distributed-Stripe"),
+        (1, 2, 4, "Distributed-Replicate"),
+        (2, 2, 4, "Striped-Replicate"),
+        (2, 2, 8, "Distributed-Striped-Replicate"),
+        (16, 16, 512, "Distributed-Striped-Replicate"),
+    ];
+    for (stripe, replica, bricks, name) in types {
+        let mut state = pool();
+        let new = grouped(stripe, replica, bricks);
+        let reply = apply(&mut state, 10, &Command::CreateVolume(new.clone()));
+        assert_eq!(reply, CommandReply::Done { index: 10 }, "{name}");
+        let volume = &state.volumes[&new.id];
+        assert_eq!(volume.type_name(), name);
+        let sets = bricks / usize::from(replica);
+        assert_eq!((volume.sets.len(), volume.brick_count()), (sets, bricks));
+        assert_eq!(volume.distribute(), sets / usize::from(stripe));
+        let order: Vec<BrickId> = volume.bricks().map(|m| m.brick).collect();
+        assert_eq!(order, new.bricks.iter().map(|b| b.id).collect::<Vec<_>>());
+        let held = proto::placement::table::counts(&volume.slots).unwrap();
+        let (least, most) = (held.values().min().unwrap(), held.values().max().unwrap());
+        assert!(held.len() == sets && most - least <= 1, "{name}: {least}..{most}");
+        let start = Command::StartVolume { name: new.name, force: false };
+        match stripe > 1 {
+            true => assert!(refused(&state, start).contains("does not serve")),
+            false => assert_eq!(apply(&mut state, 11, &start), CommandReply::Done { index: 11 }),
+        }
+    }
+}
+
+/// So many bricks, on the pool's three peers by turns.
+fn grouped(stripe: u16, replica: u16, bricks: usize) -> NewVolume {
+    let paths: Vec<String> = (0..bricks).map(|n| format!("/b/{n}")).collect();
+    let bricks: Vec<(u128, &str)> =
+        paths.iter().zip([1, 2, 3].iter().cycle()).map(|(path, peer)| (*peer, &path[..])).collect();
+    NewVolume { stripe, ..volume("gv0", replica, &bricks) }
+}
+
+#[test]
+fn counts_out_of_their_limits_are_refused_with_the_limit() {
+    let why = |stripe, replica, bricks| {
+        refused(&pool(), Command::CreateVolume(grouped(stripe, replica, bricks)))
+    };
+    assert_eq!(why(17, 1, 17), "stripe count must be 1 to 16");
+    assert_eq!(why(0, 1, 2), "stripe count must be 1 to 16");
+    assert_eq!(why(1, 17, 17), "replica count must be 1 to 16");
+    assert_eq!(why(2, 1, 3), "number of bricks (3) is not a multiple of the stripe count (2)");
+    assert_eq!(
+        why(2, 2, 6),
+        "number of bricks (6) is not a multiple of the stripe x replica count (4)"
+    );
+    assert_eq!(why(1, 1, 1025), "a volume has 1 to 1024 bricks");
+    let rdma = NewVolume { transport: "rdma".into(), ..grouped(1, 1, 2) };
+    let why = refused(&pool(), Command::CreateVolume(rdma));
+    assert_eq!(why, "transport rdma is not supported; use tcp");
+}
+
+#[test]
+fn a_volumes_stripe_block_is_an_option() {
+    let mut state = with_volume();
+    let block = |state: &PoolState| {
+        let volume = state.volume_by_name("gv0").unwrap();
+        state.map_of(volume).stripe_block
+    };
+    assert_eq!(block(&state), 1 << 20);
+    let options = vec![("cluster.stripe-block-size".to_owned(), "128K".to_owned())];
+    apply(&mut state, 11, &Command::SetOptions { name: "gv0".into(), options });
+    assert_eq!(block(&state), 128 << 10);
+}
+
 #[test]
 fn state_survives_its_json() {
     let (state, _) = started();

@@ -13,6 +13,8 @@ pub const BRICKS_MAX: usize = 1024;
 pub const PATH_BYTES_MAX: usize = 4095;
 /// Copies beyond this only cost.
 pub const REPLICA_MAX: u16 = 16;
+/// Sets of a group beyond this make every large request wait for more peers than it gains by.
+pub const STRIPE_MAX: u16 = 16;
 
 /// A new volume as a whole.
 ///
@@ -43,13 +45,12 @@ pub fn new_volume(state: &PoolState, volume: &NewVolume) -> Result<(), String> {
 }
 
 fn counts(volume: &NewVolume) -> Result<(), String> {
-    let group = usize::from(volume.replica) * usize::from(volume.stripe);
     let bricks = volume.bricks.len();
     if volume.replica == 0 || volume.replica > REPLICA_MAX {
         return Err(format!("replica count must be 1 to {REPLICA_MAX}"));
     }
-    if volume.stripe != 1 {
-        return Err("striped volumes are not supported by this version; leave 'stripe' out".into());
+    if volume.stripe == 0 || volume.stripe > STRIPE_MAX {
+        return Err(format!("stripe count must be 1 to {STRIPE_MAX}"));
     }
     if volume.transport != "tcp" {
         return Err(format!("transport {} is not supported; use tcp", volume.transport));
@@ -57,8 +58,13 @@ fn counts(volume: &NewVolume) -> Result<(), String> {
     if bricks == 0 || bricks > BRICKS_MAX {
         return Err(format!("a volume has 1 to {BRICKS_MAX} bricks"));
     }
+    let group = usize::from(volume.replica) * usize::from(volume.stripe);
     if !bricks.is_multiple_of(group) {
-        let what = if volume.stripe > 1 { "replica x stripe count" } else { "replica count" };
+        let what = match (volume.stripe > 1, volume.replica > 1) {
+            (true, true) => "stripe x replica count",
+            (true, false) => "stripe count",
+            _ => "replica count",
+        };
         return Err(format!(
             "number of bricks ({bricks}) is not a multiple of the {what} ({group})"
         ));

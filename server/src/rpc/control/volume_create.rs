@@ -23,8 +23,9 @@ pub async fn create(pool: &Pool, request: VolumeCreateRequest) -> Result<Message
     let state = pool.state();
     let volume = resolve(pool, &state, &request).await?;
     validate::new_volume(&state, &volume).map_err(refuse)?;
-    if !request.force {
-        one_peer_per_set(&state, &volume).map_err(refuse)?;
+    let together = one_peer_per_set(&state, &volume);
+    if let (Err(why), false) = (&together, request.force) {
+        return Err(refuse(format!("{why}; use 'force' to do it all the same")));
     }
     all_reachable(pool, &state, &volume).await?;
     prepare(pool, &state, &volume, request.force).await?;
@@ -33,7 +34,11 @@ pub async fn create(pool: &Pool, request: VolumeCreateRequest) -> Result<Message
             abandon(pool, &state, &volume).await;
             Err(refuse(why))
         }
-        Ok(_) => Ok(message("success: please start the volume to access data")),
+        Ok(_) => {
+            let warning = together.err().map(|why| format!("\nwarning: {why}"));
+            let success = "success: please start the volume to access data";
+            Ok(message(format!("{success}{}", warning.unwrap_or_default())))
+        }
         // It may have been committed all the same: the bricks stay prepared.
         Err(error) => Err(pool_error(&error)),
     }
@@ -101,8 +106,7 @@ fn one_peer_per_set(state: &PoolState, volume: &NewVolume) -> Result<(), String>
         if let Some(twice) = set.iter().find(|b| !peers.insert(b.peer)) {
             let host = state.peers.get(&twice.peer).map_or("", |p| p.host.as_str());
             return Err(format!(
-                "a replica set has two bricks on {host}, which would be lost together; \
-                 use 'force' to do it all the same"
+                "a replica set has two bricks on {host}, which would be lost together"
             ));
         }
     }
