@@ -329,6 +329,28 @@ fn trap_28_a_bouncing_key_is_not_recalled_before_its_moment_is_over() {
     assert_eq!(recalls(&table.tick(at(211))), [(W, Mode::None)]);
 }
 
+/// Traps 4, 48: W's lease is revoked, and W dies before that is settled: both settles copy what it
+/// left, so nobody has the key before both are over.
+#[test]
+fn a_key_waits_for_the_settle_of_its_dead_session_too() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.ask(at(100), wish(M, 1, 1, Mode::Exclusive));
+    let commands = live(&mut table, 300, 2500, &[W, M, N]);
+    let one = SettleScope { session: W, key: Some(key(1)) };
+    let all = SettleScope { session: W, key: None };
+    let begun = |commands: &[(u64, LeaseCommand)], scope| {
+        let is =
+            |c: &LeaseCommand| matches!(c, LeaseCommand::Settle { scope: s, .. } if *s == scope);
+        commands.iter().any(|(_, c)| is(c))
+    };
+    assert!(begun(&commands, one) && !begun(&commands, all), "{commands:?}");
+    let commands = live(&mut table, 2500, 5000, &[M, N]);
+    assert!(begun(&commands, all), "{commands:?}");
+    assert!(granted(&table.settled(at(5001), one)).is_empty(), "the session's own goes on");
+    assert_eq!(granted(&table.settled(at(5002), all))[0].0, M);
+}
+
 /// Trap 48: W lives, its lease is revoked; whoever asks, new or waiting, waits for the settling.
 #[test]
 fn trap_48_a_revoked_lease_is_settled_before_anybody_has_the_key() {

@@ -205,6 +205,14 @@ impl LeaseTable {
         let keys = std::mem::take(&mut known.keys);
         let mut raise = Vec::new();
         let mut dying = Vec::new();
+        // A lease of it that was revoked is being settled still: the settle of the session copies
+        // the same changes, and must not go on after somebody else has the key.
+        for key in known.revoked.keys() {
+            if let Some(entry) = self.keys.get_mut(key).filter(|entry| entry.settling > 0) {
+                entry.settling += 1;
+                dying.push(*key);
+            }
+        }
         for key in keys {
             self.recalled.remove(&(key, session));
             let number = self.next_number(key);
