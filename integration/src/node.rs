@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub struct Node {
     space: Option<String>,
     join_key: PathBuf,
     child: Option<Child>,
+    /// Becomes the daemon at the next [`Self::spawn`].
+    waiting: Option<Child>,
     paused: bool,
 }
 
@@ -64,6 +67,7 @@ impl Node {
             space,
             join_key: join_key.to_owned(),
             child: None,
+            waiting: None,
             paused: false,
         })
     }
@@ -146,6 +150,24 @@ impl Node {
         ended.map_or(Ok(()), Err)
     }
 
+    /// Makes the process that the next [`Self::spawn`] turns into the daemon.
+    ///
+    /// A process started while this one has files open on a mount closes its copies of them, and
+    /// each close is a FLUSH that the mount answers when a member answers it: with all members
+    /// dead, the daemon would not start before the operations have timed out.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn prepare(&mut self) -> Result<()> {
+        let mut command = netns::command(self.space(), OsStr::new("sh"));
+        command.args(["-c", "read -r _ && exec \"$@\" </dev/null", "sh"]);
+        command.arg(program("brickd")?);
+        self.add_arguments(&mut command)?;
+        command.stdin(Stdio::piped());
+        self.waiting = Some(command.spawn().context("cannot prepare brickd")?);
+        Ok(())
+    }
+
     /// Starts the daemon and does not wait.
     ///
     /// # Errors
@@ -154,19 +176,30 @@ impl Node {
         if self.child.is_some() {
             bail!("brickd of {} runs already", self.host);
         }
+        let child = if let Some(mut prepared) = self.waiting.take() {
+            let mut go = prepared.stdin.take().context("a prepared brickd hears nothing")?;
+            go.write_all(b"\n").context("a prepared brickd has ended")?;
+            prepared
+        } else {
+            let mut command = netns::command(self.space(), program("brickd")?.as_os_str());
+            self.add_arguments(&mut command)?;
+            command.stdin(Stdio::null()).spawn().context("cannot start brickd")?
+        };
+        fs::write(self.dir.join("pid"), child.id().to_string())?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn add_arguments(&self, command: &mut Command) -> Result<()> {
         let config = self.dir.join("brickd.toml");
         if !config.exists() {
             fs::write(&config, "")?;
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log())?;
-        let mut command = netns::command(self.space(), program("brickd")?.as_os_str());
         command.arg("--config").arg(config).arg("--state-dir").arg(self.state());
         command.args(["--listen", &self.host]).arg("--join-key").arg(&self.join_key);
         command.args(["--log-level", &log_level()]).env("NO_COLOR", "1");
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().context("cannot start brickd")?;
-        fs::write(self.dir.join("pid"), child.id().to_string())?;
-        self.child = Some(child);
+        command.stdout(log.try_clone()?).stderr(log);
         Ok(())
     }
 
@@ -262,6 +295,11 @@ impl Drop for Node {
             self.resume();
         }
         self.end(Signal::KILL);
+        // The end of its input is the end of a prepared one.
+        if let Some(mut waiting) = self.waiting.take() {
+            drop(waiting.stdin.take());
+            let _ = waiting.wait();
+        }
     }
 }
 

@@ -144,6 +144,10 @@ fn all_daemons_killed_at_once_lose_nothing() {
         let mut cluster = Cluster::with_volume(Spec { disk_mib: 1024, ..Spec::new("all") })?;
         let mount = cluster.mount(0, "gv0", "")?;
         for seed in 0..rounds(1) {
+            // The files of the load are open when they start.
+            for node in &mut cluster.nodes {
+                node.prepare()?;
+            }
             let load = begun(&mount.point().join(format!("w{seed}")), seed, 200)?;
             cluster.nodes.iter_mut().for_each(|node| node.kill());
             thread::sleep(Duration::from_secs(1));
