@@ -225,10 +225,11 @@ fn trap_14_an_overwrite_that_left_no_trace_on_one_disk_is_found_after_a_loss_of_
             file.write_all_at(&[b'a'; 300_000], 0)?;
             file.sync_all()?;
         }
-        // Two intervals and a checkpoint later no log names them among what changed lately.
-        std::thread::sleep(Duration::from_secs(25));
-        std::fs::write(mount.point().join("later"), "x")?;
-        std::thread::sleep(Duration::from_secs(8));
+        // A list reaches eight intervals behind the last checkpoint, which only changes bring on.
+        for n in 0..LISTED_INTERVALS + 2 {
+            std::fs::write(mount.point().join("later"), n.to_string())?;
+            std::thread::sleep(INTERVAL);
+        }
         let lead = cluster.lead("gv0")?;
         for disk in &cluster.disks {
             disk.lose_power()?;
@@ -250,6 +251,10 @@ fn trap_14_an_overwrite_that_left_no_trace_on_one_disk_is_found_after_a_loss_of_
         Ok(())
     });
 }
+
+/// How far back a list reaches, and how long one of its intervals is.
+const LISTED_INTERVALS: u32 = 8;
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Changes bytes of a file and leaves its times as they are.
 fn overwrite_unseen(path: &Path) -> Result<()> {
