@@ -191,16 +191,20 @@ impl BrickClient {
             tokio::time::sleep_until(not_before).await;
         }
         let target = lock(&self.target).clone();
-        let around = lock(&self.closed_at).is_some_and(|at| at.elapsed() < CLOSED_FOR);
-        let opened = self.connector.connect(&target, shard, around).await;
+        let open: Vec<_> = self.lanes.iter().filter_map(Lane::open).collect();
+        let closed = || lock(&self.closed_at).is_some_and(|at| at.elapsed() < CLOSED_FOR);
+        let known = way::Known {
+            closed: open.iter().all(|c| c.through().is_some()) && closed(),
+            through: open.iter().find_map(|c| c.through().clone()),
+        };
+        let opened = self.connector.connect(&target, shard, &known).await;
         backoff.note(opened.is_ok());
         let connection = opened?;
         self.local.store(connection.is_local(), Relaxed);
-        self.relayed.store(connection.is_relayed(), Relaxed);
-        if connection.is_relayed() {
-            // Those opened straight before the way closed would say nothing for ever.
-            self.close_lanes(|open| !open.is_relayed());
-        }
+        self.relayed.store(connection.through().is_some(), Relaxed);
+        // Heartbeats go on one lane, and say when its way has closed. The others go the same way,
+        // or they would say nothing for ever.
+        self.close_lanes(|open| open.through() != connection.through());
         *lock(&lane.up) = Some(connection.clone());
         Ok(connection)
     }

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::connector::Pushes;
+use super::way::Through;
 use super::{CallError, Counters, FrameReader, Reply, Request};
 use crate::clock;
 use crate::sync::lock;
@@ -53,8 +54,7 @@ struct Waiting {
 /// See the module.
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Through another peer.
-    relayed: bool,
+    through: Through,
     session: proto::SessionId,
     out: Mutex<Out>,
     waiting: Mutex<Waiting>,
@@ -68,14 +68,14 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
-        (stream, relayed): (TcpStream, bool),
+        (stream, through): (TcpStream, Through),
         session: proto::SessionId,
         counters: Arc<Counters>,
         pushes: Arc<dyn Pushes>,
     ) -> Arc<Connection> {
         Arc::new(Connection {
             stream,
-            relayed,
+            through,
             session,
             out: Mutex::new(Out { backlog: VecDeque::new(), closed: false }),
             waiting: Mutex::default(),
@@ -87,13 +87,13 @@ impl Connection {
         })
     }
 
-    pub(super) fn is_relayed(&self) -> bool {
-        self.relayed
+    pub(super) fn through(&self) -> &Through {
+        &self.through
     }
 
     /// Both ends have the same address: the brick is on this machine.
     pub(super) fn is_local(&self) -> bool {
-        if self.relayed {
+        if self.through.is_some() {
             return false;
         }
         match (self.stream.peer_addr(), self.stream.local_addr()) {

@@ -72,33 +72,33 @@ impl Connector {
         lock(&self.identity).session
     }
 
-    /// Opens a connection and starts its task on the current runtime. `around`: the straight way
-    /// was found closed a moment ago.
+    /// Opens a connection and starts its task on the current runtime.
     pub(super) async fn connect(
         &self,
         target: &Target,
         shard: Shard,
-        around: bool,
+        known: &way::Known,
     ) -> Result<Arc<Connection>, ConnectError> {
         let identity = lock(&self.identity).clone();
         let session = identity.session;
-        let greeted = way::find(target, shard, &identity, around).await?;
+        let greeted = way::find(target, shard, &identity, known).await?;
         Counters::add(&self.counters.connects);
-        if greeted.relayed {
+        let relayed = greeted.through.is_some();
+        if let Some(through) = &greeted.through {
             Counters::add(&self.counters.relayed);
-            tracing::warn!(brick = %target.brick, host = target.host,
+            tracing::warn!(brick = %target.brick, host = target.host, through,
                 "not reached straight; through another peer until it is");
         }
         let welcome = greeted.welcome;
         self.pushes.welcome(target.brick, Epoch(welcome.epoch), welcome.time_ns);
         let connection = Connection::new(
-            (greeted.stream, greeted.relayed),
+            (greeted.stream, greeted.through),
             session,
             self.counters.clone(),
             self.pushes.clone(),
         );
         tokio::spawn(connection.clone().run(greeted.reader, target.brick));
-        if greeted.relayed {
+        if relayed {
             let connection = Arc::downgrade(&connection);
             tokio::spawn(way::straighten(connection, target.clone()));
         }

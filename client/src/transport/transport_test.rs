@@ -193,6 +193,40 @@ async fn connections_of_a_way_that_has_closed_end_when_another_way_is_found() {
     assert!(bench.client.is_relayed());
 }
 
+/// Two names of one machine, as two peers that pass connections on.
+#[tokio::test]
+async fn all_lanes_go_through_the_same_peer() {
+    let closed = closed_port().await;
+    let bench = bench_at(|brick| Target {
+        port: closed,
+        relays: vec![("localhost".into(), brick.port())],
+        ..brick.target()
+    })
+    .await;
+    let beat = Request::new(&write("x".into()), Epoch(1));
+    let via = |hosts: &[&str]| {
+        let relays = hosts.iter().map(|host| ((*host).to_owned(), bench.brick.port())).collect();
+        bench.client.set_target(Target { port: closed, relays, ..bench.brick.target() });
+    };
+    bench.call(&getattr()).await.unwrap().unwrap();
+    via(&["127.0.0.1", "localhost"]);
+    bench.client.exchange_in_background(&beat).await.unwrap();
+    bench.call(&getattr()).await.unwrap().unwrap();
+    assert_eq!(bench.brick.hellos().len(), 2, "the second took the first one's way");
+    // That one is not there any more: what heartbeats go through now, all do.
+    bench.client.look_for_another_way().await;
+    bench.call(&getattr()).await.unwrap().unwrap();
+    bench.brick.will(Op::Getattr, [Act::Hold]);
+    let waiting = {
+        let client = bench.client.clone();
+        tokio::spawn(async move { client.call(&getattr(), Epoch(1), vec![], vec![]).await })
+    };
+    bench.brick.arrived(Op::Getattr, 4).await;
+    via(&["localhost"]);
+    bench.client.exchange_in_background(&beat).await.unwrap();
+    assert!(matches!(waiting.await.unwrap(), Err(CallError::Lost)));
+}
+
 #[tokio::test]
 async fn a_brick_that_is_merely_late_keeps_its_connection() {
     let relays = vec![("127.0.0.1".to_owned(), closed_port().await)];

@@ -34,12 +34,24 @@ const RELAYS_MAX: usize = 4;
 /// How often a connection through another peer looks whether the straight way is open again.
 const STRAIGHTEN_EVERY: Duration = Duration::from_secs(5);
 
+/// How a brick is reached: straight, or through the peer of this name.
+pub(super) type Through = Option<String>;
+
 /// A connection whose HELLO was answered.
 pub(super) struct Greeted {
     pub(super) stream: TcpStream,
     pub(super) reader: FrameReader,
     pub(super) welcome: Welcome,
-    pub(super) relayed: bool,
+    pub(super) through: Through,
+}
+
+/// What is known of the ways before.
+#[derive(Default)]
+pub(super) struct Known {
+    /// The straight one was found closed a moment ago.
+    pub(super) closed: bool,
+    /// Another lane goes through this peer: all go the same way, for only one says when it ends.
+    pub(super) through: Through,
 }
 
 /// Straight, unless that does not open in time: then whichever way answers first.
@@ -47,31 +59,35 @@ pub(super) async fn find(
     target: &Target,
     shard: Shard,
     identity: &Identity,
-    around: bool,
+    known: &Known,
 ) -> Result<Greeted, ConnectError> {
     let mut opening = Box::pin(open(&target.host, target.port));
     let head_start = match target.relays.is_empty() {
         true => HELLO_TIMEOUT,
-        false if around => Duration::ZERO,
+        false if known.closed => Duration::ZERO,
         false => OPEN_TIMEOUT,
     };
     let opened = timeout(head_start, &mut opening).await;
     let late = opened.is_err();
     let failed = match opened {
-        Ok(Ok(stream)) => return greet(stream, target, shard, identity, false).await,
+        Ok(Ok(stream)) => return greet(stream, target, shard, identity, None).await,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer".into(),
     };
-    let mut ways: FuturesUnordered<BoxFuture<'_, Result<Greeted, ConnectError>>> = target
-        .relays
-        .iter()
+    let same = |host: &String| known.through.as_ref() == Some(host);
+    let (first, others): (Vec<_>, Vec<_>) = target.relays.iter().partition(|(host, _)| same(host));
+    let head_start = if first.is_empty() { Duration::ZERO } else { OPEN_TIMEOUT };
+    let waits = (0..).map(|turn| STAGGER * turn);
+    let first = first.into_iter().map(|relay| (relay, Duration::ZERO));
+    let others = others.into_iter().zip(waits).map(|(relay, wait)| (relay, head_start + wait));
+    let mut ways: FuturesUnordered<BoxFuture<'_, Result<Greeted, ConnectError>>> = first
+        .chain(others)
         .take(RELAYS_MAX)
-        .zip(0..)
-        .map(|((host, port), turn)| {
+        .map(|((host, port), wait)| {
             async move {
-                sleep(STAGGER * turn).await;
+                sleep(wait).await;
                 let stream = open(host, *port).await.map_err(|e| unreachable(target, &e))?;
-                greet(stream, target, shard, identity, true).await
+                greet(stream, target, shard, identity, Some(host.clone())).await
             }
             .boxed()
         })
@@ -79,7 +95,7 @@ pub(super) async fn find(
     if late {
         let straight = async {
             let stream = opening.await.map_err(|e| unreachable(target, &e))?;
-            greet(stream, target, shard, identity, false).await
+            greet(stream, target, shard, identity, None).await
         };
         ways.push(straight.boxed());
     }
@@ -137,7 +153,7 @@ async fn greet(
     target: &Target,
     shard: Shard,
     identity: &Identity,
-    relayed: bool,
+    through: Through,
 ) -> Result<Greeted, ConnectError> {
     let said = async {
         write_all(&stream, &hello(target, shard, identity)).await?;
@@ -154,7 +170,7 @@ async fn greet(
         let (host, port) = (target.host.clone(), target.port);
         return Err(ConnectError::Refused { host, port, reason: welcome.error });
     }
-    Ok(Greeted { stream, reader, welcome, relayed })
+    Ok(Greeted { stream, reader, welcome, through })
 }
 
 fn hello(target: &Target, shard: Shard, identity: &Identity) -> Bytes {

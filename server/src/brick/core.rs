@@ -205,7 +205,10 @@ impl Core {
                 let mut pending = pending;
                 pending.defer();
                 self.spawn(|brick| async move {
+                    let asleep = now();
                     tokio::time::sleep(delay).await;
+                    // What a heal asked for is not what clients wait because of it.
+                    pending.started = pending.started.after(now().since(asleep));
                     brick.core.borrow_mut().answer(pending, result.into());
                 });
             }
@@ -288,7 +291,7 @@ impl Core {
         if self.setup.gate.resume().is_some() {
             self.note_resume(None)?;
         }
-        let interval = self.interval.current();
+        let interval = self.interval.heard_by_all();
         self.setup.gate.set_in_sync_interval(interval);
         handover::note_in_sync(&mut self.store, interval, false)
     }
@@ -351,7 +354,7 @@ impl Core {
         let stale = self.member.stale.iter().filter(|(brick, _)| *brick == own).count();
         self.setup.gate.set_stale_copies(stale as u64);
         if self.surely_in_sync() {
-            self.setup.gate.set_in_sync_interval(facts.interval);
+            self.setup.gate.set_in_sync_interval(self.interval.heard_by_all());
         }
         self.setup.metrics.free_bytes.set(facts.free_bytes);
         self.setup.metrics.total_bytes.set(facts.total_bytes);

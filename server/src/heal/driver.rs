@@ -12,7 +12,7 @@ use proto_grpc::peer::HealRun;
 use proto_rules::set::{COMPARE_ALL, SetEntry};
 use tokio::sync::{oneshot, watch};
 
-use super::job::{self, Resume, Surroundings};
+use super::job::{self, INTERVALS_BACK, Resume, Surroundings};
 use super::progress::Progress;
 use super::side::{Answered, HealError, Side, Waits};
 use crate::brick::manager::Manager;
@@ -216,9 +216,15 @@ impl Surroundings for World {
         }
         let in_sync = match self.handle.gate.in_sync_interval() {
             0 => None,
-            since => Some(Resume { since, pending: Vec::new() }),
+            // All had heard this number; one more, for a question overlaps.
+            since => Some(Resume { since: since - 1, pending: Vec::new() }),
         };
-        self.handle.gate.resume().or(in_sync)
+        let resume = self
+            .handle
+            .gate
+            .resume()
+            .map(|noted| Resume { since: noted.since.saturating_sub(INTERVALS_BACK), ..noted });
+        resume.or(in_sync)
     }
 
     fn note(&self, resume: Resume) -> Waits<'_, ()> {

@@ -37,9 +37,9 @@ use crate::brick::{KEPT_MAX, now};
 
 /// Longest time for which the lead is asked to hold changes back.
 pub const PAUSE_MS_MAX: u32 = (JOIN_PAUSE / 1_000_000) as u32;
-/// Intervals asked for beyond the last one in-sync. Members hear the highest number in pings:
-/// one that serves is at most a promise's time (1.5 s) behind, in which joiners close at most
-/// one interval each 250 ms.
+/// Intervals by which the number of one lead may be ahead of that of another member that serves: the
+/// highest number is heard in pings, at most a promise's time (1.5 s) late, in which joiners close
+/// at most one interval each 250 ms.
 pub const INTERVALS_BACK: u64 = 8;
 /// How often the rules see time pass.
 const TICK: Duration = Duration::from_millis(25);
@@ -59,7 +59,7 @@ pub trait Surroundings: Send + Sync {
     fn me(&self) -> (SetId, BrickId, Incarnation);
     /// The brick took itself out of service.
     fn failed(&self) -> bool;
-    /// `None`: nothing is known, compare everything.
+    /// By numbers of any lead. `None`: nothing is known, compare everything.
     fn base(&self) -> Option<Resume>;
     fn note(&self, resume: Resume) -> Waits<'_, ()>;
     fn side_of(&self, brick: BrickId) -> Arc<dyn Side>;
@@ -374,14 +374,15 @@ impl<'w> Job<'w> {
         let (lead, from) = self.lead()?;
         let to = self.to.clone();
         self.progress.phase("listing", self.rounds);
-        // The lead's own number is exact. Of another lead's, or of the time in-sync, it is not:
-        // members' numbers differ a little; and what this brick has done by itself, or taken
-        // from another lead, is compared too.
+        // The lead's own number is exact. Another lead's is not: members' numbers differ a little;
+        // and what this brick has done by itself, or taken from another lead, is compared too.
+        // A base counts in that itself.
         let exact = self.copied.filter(|(l, n)| *l == lead && since == Some(Interval(*n)));
         let question = match (exact, since) {
             (Some((_, number)), _) => list::Question::Since(number),
             (None, Some(Interval(last))) => {
-                list::Question::Returning(last.saturating_sub(INTERVALS_BACK))
+                let ahead = if self.copied.is_some() { INTERVALS_BACK } else { 0 };
+                list::Question::Returning(last.saturating_sub(ahead))
             }
             (None, None) => list::Question::Everything,
         };
@@ -445,6 +446,7 @@ impl<'w> Job<'w> {
     fn slow_writers(&mut self, delay: u64) -> Result<Work<'w>, HealError> {
         let (_, from) = self.lead()?;
         let slow_us = (delay / 1000) as u32;
+        self.pace.press();
         tracing::info!(slow_us, "a heal slows the writers, for it does not get ahead of them");
         let slow = PauseForJoin { epoch: self.map.epoch.0, slow_us, ..PauseForJoin::default() };
         Ok(Box::pin(async move {
