@@ -128,6 +128,8 @@ impl Bricks for NoBricks {
 
     async fn stop(&self, _: &BrickSpec) {}
 
+    async fn dropped(&self, _: &BrickSpec) {}
+
     fn status(&self, _: VolumeId) -> Vec<BrickRun> {
         Vec::new()
     }
@@ -152,6 +154,14 @@ impl Members for NoBricks {
         _: BrickId,
         _: Incarnation,
     ) -> Result<(), String> {
+        Err("this peer holds no bricks".into())
+    }
+
+    async fn trust_copies(&self, _: SetKey, _: BrickId) -> Result<usize, String> {
+        Err("this peer holds no bricks".into())
+    }
+
+    async fn retire(&self, _: SetKey, _: Epoch, _: BrickId, _: Incarnation) -> Result<(), String> {
         Err("this peer holds no bricks".into())
     }
 }

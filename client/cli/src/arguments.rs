@@ -173,18 +173,39 @@ pub enum VolumeCommand {
         #[arg(value_enum)]
         force: Option<Force>,
     },
-    /// Healing: how much is pending, how fast, how long.
+    /// Replace a brick by a new one: NAME SOURCE-BRICK NEW-BRICK commit force
+    ReplaceBrick {
+        name: String,
+        #[arg(required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Give a brick an empty disk: NAME BRICK start, then NAME BRICK BRICK commit [force]
+    ResetBrick {
+        name: String,
+        #[arg(required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Add a copy to each replica set: NAME replica COUNT NEW-BRICK... [force]
+    AddBrick {
+        name: String,
+        #[arg(required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Take a copy out of each replica set: NAME replica COUNT BRICK... force
+    RemoveBrick {
+        name: String,
+        #[arg(required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
+    /// Healing: how much is pending, how fast, how long: NAME [info | watch]
+    ///
+    /// NAME split-brain source-brick HOST:/PATH force: the last resort, when the disk with the last
+    /// good copy of something is lost: that brick's copies are taken for good where there is no other.
     Heal {
         name: String,
-        #[arg(value_enum, default_value = "info")]
-        what: HealWhat,
+        #[arg(value_name = "WORD")]
+        words: Vec<String>,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum HealWhat {
-    Info,
-    Watch,
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,7 +32,7 @@ pub fn create(name: &str, words: &[String]) -> Result<VolumeCreateRequest, Strin
     Ok(request)
 }
 
-fn count(what: &str, word: Option<&String>) -> Result<u32, String> {
+pub fn count(what: &str, word: Option<&String>) -> Result<u32, String> {
     let number = word.and_then(|w| w.parse().ok()).filter(|n| *n > 0);
     number.ok_or_else(|| format!("'{what}' is followed by a number from 1 on"))
 }
@@ -46,7 +46,7 @@ fn transport(word: Option<&String>) -> Result<String, String> {
 }
 
 /// The last `:/` separates, so that IPv6 addresses need no brackets; these are taken off.
-fn brick_address(word: &str) -> Result<BrickAddress, String> {
+pub fn brick_address(word: &str) -> Result<BrickAddress, String> {
     let form = || format!("'{word}' is not a brick (HOST:/PATH)");
     let (host, path) = word.split_once(":/").ok_or_else(form)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,14 +1,43 @@
-//! `volume heal VOL info | watch`.
+//! `volume heal VOL info | watch | split-brain source-brick BRICK force`.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use proto_grpc::control::{HealBrick, HealInfoReply, VolumeRequest};
+use proto_grpc::control::{HealBrick, HealInfoReply, HealSourceRequest, VolumeRequest};
 use tokio_stream::StreamExt;
 
 use crate::connection::Control;
+use crate::grammar::brick_address;
 use crate::output::{Failure, Output, print};
+use crate::volumes::done;
+
+/// What follows the name.
+pub async fn run(
+    control: &mut Control,
+    output: Output,
+    name: String,
+    words: &[String],
+) -> Result<(), Failure> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (brick, force) = match words[..] {
+        [] | ["info"] => return info(control, output, name).await,
+        ["watch"] => return watch(control, output, name).await,
+        ["split-brain", "source-brick", brick] => (brick, false),
+        ["split-brain", "source-brick", brick, "force"] => (brick, true),
+        _ => {
+            return Err(Failure::usage(format!(
+                "volume heal: {name}: '{}' is not one of info, watch, split-brain source-brick \
+                 HOST:/PATH force (heals start by themselves); see 'brick volume heal --help'",
+                words.join(" ")
+            )));
+        }
+    };
+    let command = format!("volume heal: {name}");
+    let brick = brick_address(brick).map_err(|why| Failure::usage(format!("{command}: {why}")))?;
+    let request = HealSourceRequest { name, brick: Some(brick), force };
+    done(output, &command, control.heal_source(request).await)
+}
 
 pub async fn info(control: &mut Control, output: Output, name: String) -> Result<(), Failure> {
     let command = format!("volume heal: {name}");

@@ -4,6 +4,7 @@
 //! 3 nothing was decided in time: it may still take effect.
 
 mod arguments;
+mod bricks;
 mod clients;
 mod complaint;
 mod connection;

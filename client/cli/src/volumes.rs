@@ -7,10 +7,10 @@ use proto_grpc::control::{
 };
 use tonic::{Response, Status};
 
-use crate::arguments::{Force, HealWhat, VolumeCommand};
+use crate::arguments::{Force, VolumeCommand};
 use crate::connection::Control;
 use crate::output::{Failure, Output};
-use crate::{grammar, heal};
+use crate::{bricks, grammar, heal};
 
 pub async fn run(
     control: &mut Control,
@@ -37,17 +37,24 @@ pub async fn run(
             let request = VolumeGetRequest { name, option };
             done(output, "volume reset", control.volume_reset(request).await)
         }
-        VolumeCommand::Heal { name, what: HealWhat::Info } => {
-            heal::info(control, output, name).await
+        VolumeCommand::ReplaceBrick { name, words } => {
+            bricks::replace(control, output, &name, &words).await
         }
-        VolumeCommand::Heal { name, what: HealWhat::Watch } => {
-            heal::watch(control, output, name).await
+        VolumeCommand::ResetBrick { name, words } => {
+            bricks::reset(control, output, &name, &words).await
         }
+        VolumeCommand::AddBrick { name, words } => {
+            bricks::add(control, output, &name, &words).await
+        }
+        VolumeCommand::RemoveBrick { name, words } => {
+            bricks::remove(control, output, &name, &words).await
+        }
+        VolumeCommand::Heal { name, words } => heal::run(control, output, name, &words).await,
     }
 }
 
 /// `volume start: gv0: success`, or the failure in the same form.
-fn done(
+pub fn done(
     output: Output,
     command: &str,
     reply: Result<Response<Message>, Status>,
@@ -115,6 +122,9 @@ fn info_text(volume: &VolumeInfo) -> String {
     );
     for (n, brick) in volume.bricks.iter().enumerate() {
         text += &format!("\nBrick{}: {}:{}", n + 1, brick.host, brick.path);
+        if !brick.change.is_empty() {
+            text += &format!(" ({})", brick.change);
+        }
     }
     if !volume.options.is_empty() {
         text += "\nOptions Reconfigured:";

@@ -465,6 +465,7 @@ impl World {
             SetEntry::Leave { .. } => "set: leave",
             SetEntry::Restart { .. } => "set: restart of all",
             SetEntry::BrickUp { .. } | SetEntry::Start { .. } => "set: brick up",
+            SetEntry::Drop { .. } => "set: a member dropped",
         });
     }
 

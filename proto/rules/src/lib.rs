@@ -17,6 +17,7 @@ pub mod heal;
 pub mod lease;
 pub mod locks;
 pub mod member;
+pub mod members;
 pub mod plant;
 pub mod promise;
 pub mod restart;

@@ -37,6 +37,8 @@ pub enum SetEntry {
     /// All members were down; `lead` alone is in-sync now (see `restart`). It was in-sync, or
     /// an earlier choice that never served passed it over.
     Restart { epoch: Epoch, lead: BrickId, incarnation: Incarnation },
+    /// The member is none any more: it is not in-sync, and those that are need nothing of it.
+    Drop { epoch: Epoch, brick: BrickId },
 }
 
 /// Why a member of a set all of whose members were down is out.
@@ -49,8 +51,16 @@ const DAEMON_RESTARTED: &str = "its daemon restarted";
 /// another identity, or the pool went on without it. Stays until the member has joined.
 pub const COMPARE_ALL: &str = "its peer was lost or reinstalled: everything is compared";
 
+/// Why a member that was added has nothing yet. Stays until it has joined.
+pub const NEW_MEMBER: &str = "a new member: everything is copied to it";
+
 /// Before the reason of a member that was evicted or left, until the next epoch.
 const OUT: &str = "out: ";
+
+/// Reasons that stay with a member until it has joined.
+fn lasts(reason: &str) -> bool {
+    [COMPARE_ALL, NEW_MEMBER].contains(&reason)
+}
 
 /// Whether the entry that began this epoch passed this member over for those in-sync now. As
 /// long as they have not served in it, another choice may fall on it.
@@ -110,6 +120,7 @@ pub fn apply(map: &mut SetMap, index: u64, entry: &SetEntry) -> SetOutcome {
             leave(map, *brick, *incarnation, reason)
         }
         SetEntry::Restart { lead, incarnation, .. } => restart(map, *lead, *incarnation),
+        SetEntry::Drop { brick, .. } => drop_member(map, *brick),
     };
     match changed {
         Err(void) => SetOutcome::Void(void),
@@ -139,6 +150,7 @@ impl SetEntry {
             | SetEntry::Bump { epoch }
             | SetEntry::BrickUp { epoch, .. }
             | SetEntry::Leave { epoch, .. }
+            | SetEntry::Drop { epoch, .. }
             | SetEntry::Restart { epoch, .. } => Some(*epoch),
         }
     }
@@ -250,7 +262,7 @@ fn brick_up(map: &mut SetMap, brick: BrickId, new: Incarnation) -> Result<Change
         }
         MemberState::Out | MemberState::Syncing => {
             member.state = MemberState::Syncing;
-            if !passed_over(member) && member.reason != COMPARE_ALL {
+            if !passed_over(member) && !lasts(&member.reason) {
                 member.reason = HEALING.into();
             }
             Ok(Change::Noted)
@@ -273,7 +285,7 @@ fn leave(
         MemberState::Out => Err(Void::Same),
         MemberState::Syncing => {
             member.state = MemberState::Out;
-            if member.reason != COMPARE_ALL {
+            if !lasts(&member.reason) {
                 member.reason = reason.to_owned();
             }
             Ok(Change::Noted)
@@ -299,6 +311,22 @@ fn restart(map: &mut SetMap, lead: BrickId, incarnation: Incarnation) -> Result<
         }
     }
     Ok(Change::Epoch)
+}
+
+fn drop_member(map: &mut SetMap, brick: BrickId) -> Result<Change, Void> {
+    let at = position(map, brick)?;
+    match map.members[at].state {
+        MemberState::InSync => Err(Void::State),
+        MemberState::Out => {
+            map.members.remove(at);
+            Ok(Change::Noted)
+        }
+        // Members may have agreed to its join, and need its promise until the epoch ends.
+        MemberState::Syncing => {
+            map.members.remove(at);
+            Ok(Change::Epoch)
+        }
+    }
 }
 
 /// Whom the pool's leader should evict, from what it hears; `None` when nobody.

@@ -21,13 +21,14 @@ fn entry(kind: u8, n: u8, incarnation: u64, epoch: Epoch) -> SetEntry {
         3 => SetEntry::Bump { epoch },
         4 | 5 => SetEntry::BrickUp { epoch, brick, incarnation },
         6 => SetEntry::Leave { epoch, brick, incarnation, reason },
-        _ => SetEntry::Restart { epoch, lead: brick, incarnation },
+        7 => SetEntry::Restart { epoch, lead: brick, incarnation },
+        _ => SetEntry::Drop { epoch, brick },
     }
 }
 
 /// (kind, brick, incarnation, how many epochs ago it was checked)
 fn entries() -> impl Strategy<Value = Vec<(u8, u8, u64, u64)>> {
-    prop::collection::vec((0u8..8, 0..BRICKS, 1u64..4, 0u64..3), 1..200)
+    prop::collection::vec((0u8..9, 0..BRICKS, 1u64..4, 0u64..3), 1..200)
 }
 
 fn new_set() -> SetMap {

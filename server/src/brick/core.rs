@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proto::fop::{Answer, Call, Changed, ChangedItem, Return};
 use proto::map::VolumeMap;
-use proto::{Epoch, Errno, Failure, Gfid, Refusal, SessionId};
+use proto::{BrickId, Epoch, Errno, Failure, Gfid, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::member::{Member, MemberCommand, OwnError};
 use proto_rules::time::MS;
@@ -351,8 +351,13 @@ impl Core {
         };
         self.setup.gate.set_facts(facts);
         let own = self.setup.identity.brick;
+        let in_sync: Vec<BrickId> =
+            self.member.map().iter().flat_map(|m| m.in_sync()).map(|m| m.brick).collect();
         let stale = self.member.stale.iter().filter(|(brick, _)| *brick == own).count();
+        let others = |brick: &BrickId| *brick != own && in_sync.contains(brick);
+        let elsewhere = self.member.stale.iter().filter(|(brick, _)| others(brick)).count();
         self.setup.gate.set_stale_copies(stale as u64);
+        self.setup.gate.set_stale_elsewhere(elsewhere as u64);
         if self.surely_in_sync() {
             self.setup.gate.set_in_sync_interval(self.interval.heard_by_all());
         }

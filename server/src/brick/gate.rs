@@ -25,6 +25,7 @@ pub struct Gate {
     checkpoint: AtomicU64,
     in_sync_interval: AtomicU64,
     stale_copies: AtomicU64,
+    stale_elsewhere: AtomicU64,
     foreground_us: AtomicU64,
     durable: AtomicU64,
     noted: AtomicU64,
@@ -142,6 +143,15 @@ impl Gate {
 
     pub fn stale_copies(&self) -> u64 {
         self.stale_copies.load(Ordering::Relaxed)
+    }
+
+    /// The brick's thread: how many copies of the other in-sync members are marked stale.
+    pub fn set_stale_elsewhere(&self, count: u64) {
+        self.stale_elsewhere.store(count, Ordering::Relaxed);
+    }
+
+    pub fn stale_elsewhere(&self) -> u64 {
+        self.stale_elsewhere.load(Ordering::Relaxed)
     }
 
     /// The brick's thread: from where a heal that was cut off goes on.

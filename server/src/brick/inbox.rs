@@ -50,6 +50,12 @@ pub enum BrickCommand {
         marks: BTreeSet<(BrickId, Gfid)>,
         answer: oneshot::Sender<BTreeSet<Gfid>>,
     },
+    /// An administrator's word: `source`'s copies are the good ones where no good one is left.
+    /// The answer says of how many inodes.
+    TrustCopies {
+        source: BrickId,
+        answer: oneshot::Sender<Result<usize, String>>,
+    },
     /// Of this peer's own heal: how far it has come.
     NoteHeal {
         resume: Resume,

@@ -226,6 +226,8 @@ impl Manager {
         if !self.board.may_leave(identity.set, identity.brick) {
             return false;
         }
+        // Nobody is served from here on: the others may go on before this peer hears of it.
+        self.board.brick_down(identity.set, identity.brick);
         let entry = SetEntry::Leave {
             epoch: set.epoch,
             brick: identity.brick,
@@ -350,8 +352,24 @@ async fn send_reports(pool: Pool, mut lacking: mpsc::Receiver<Vec<Lack>>) {
 #[async_trait]
 impl Bricks for Manager {
     async fn prepare(&self, spec: &BrickSpec, force: bool) -> Result<(), String> {
-        let spec = spec.clone();
-        let made = tokio::task::spawn_blocking(move || prepare(&spec, force)).await;
+        let (spec, state) = (spec.clone(), self.pool.state());
+        let made = tokio::task::spawn_blocking(move || {
+            let path = PathBuf::from(&spec.path);
+            match server_store::identity_of(&path) {
+                // A reset that keeps its files.
+                Ok(Some(found)) if found.brick == spec.brick => return Ok(()),
+                // Its daemon was away when it left its volume.
+                Ok(Some(found)) if state.bricks().all(|(_, _, m)| m.brick != found.brick) => {
+                    let of = state.volumes.get(&found.volume).map(|v| v.name.clone());
+                    if let Some(name) = of {
+                        server_store::note_dropped(&path, found.brick, &name)?;
+                    }
+                }
+                _ => {}
+            }
+            prepare(&spec, force)
+        })
+        .await;
         made.map_err(|e| e.to_string())?
     }
 
@@ -400,6 +418,25 @@ impl Bricks for Manager {
         tracing::info!(volume = spec.volume_name, path = spec.path, clean, "brick stopped");
     }
 
+    async fn dropped(&self, spec: &BrickSpec) {
+        let (spec, mark) = (spec.clone(), self.failed_mark(spec.brick));
+        let noted = tokio::task::spawn_blocking(move || {
+            // Of a start that is not to come any more.
+            let _ = std::fs::remove_file(mark);
+            let path = PathBuf::from(&spec.path);
+            let noted = server_store::note_dropped(&path, spec.brick, &spec.volume_name);
+            tracing::info!(
+                volume = spec.volume_name,
+                path = spec.path,
+                ?noted,
+                "no member any more"
+            );
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "a dropped brick's folder is not marked");
+        }
+    }
+
     async fn stop_all(&self) {
         self.stopping.store(true, Ordering::Release);
         let specs: Vec<BrickSpec> = self.running().values().map(|r| r.spec.clone()).collect();
@@ -427,6 +464,8 @@ impl Bricks for Manager {
                     } else {
                         String::new()
                     },
+                    noted_epoch: r.handle.gate.noted().0,
+                    stale_copies: r.handle.gate.stale_copies(),
                     // Asked of the disk only by who wants to know (`pool::disk`).
                     disk: None,
                 }
@@ -511,6 +550,40 @@ impl Members for Manager {
             JoinRefused::Joiner => "the joiner is not syncing under this incarnation".into(),
             JoinRefused::Another => "another join is under way".into(),
         })
+    }
+
+    async fn trust_copies(&self, set: SetKey, source: BrickId) -> Result<usize, String> {
+        let map = self.pool.watch_map(set.volume).ok_or("there is no such volume")?;
+        let lead = map.borrow().set(set.set).and_then(|s| s.lead);
+        let handle = lead.and_then(|lead| self.handle(lead)).ok_or("its set's lead is not here")?;
+        let (answer, trusted) = oneshot::channel();
+        let gone = |_| "its set's lead has stopped".to_owned();
+        let command = BrickCommand::TrustCopies { source, answer };
+        handle.inbox.send(command).await.map_err(|_| gone(()))?;
+        trusted.await.map_err(|_| gone(()))?
+    }
+
+    async fn retire(
+        &self,
+        set: SetKey,
+        epoch: Epoch,
+        brick: BrickId,
+        incarnation: Incarnation,
+    ) -> Result<(), String> {
+        // Neither a start nor a stop of it is under way.
+        let turn = self.turn(brick);
+        let _turn = turn.lock().await;
+        let named =
+            |h: &BrickHandle| (h.identity.set, h.identity.incarnation) == (set, incarnation);
+        let handle = self.handle(brick).filter(named);
+        let handle = handle.ok_or("this incarnation does not run here")?;
+        if handle.gate.stale_elsewhere() > 0 {
+            return Err("a member that stays has copies that differ".into());
+        }
+        match self.board.retire(set, brick, epoch) {
+            true => Ok(()),
+            false => Err("no other in-sync member is heard in that epoch".into()),
+        }
     }
 }
 

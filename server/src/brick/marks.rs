@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proto::fop::{MarkStale, PauseForJoin};
 use proto::{BrickId, Epoch, Errno, Gfid, Refusal};
+use tokio::sync::oneshot;
 
 use super::core::{Brick, Core};
 use super::peer_ops::done;
@@ -58,6 +59,42 @@ impl Core {
         });
     }
 
+    /// The lead, by an administrator's word: `source`'s copies are good from now on where no
+    /// in-sync member has a good one. The others are healed from them at once (`lead::stale`).
+    pub fn trust_copies(
+        &mut self,
+        source: BrickId,
+        answer: oneshot::Sender<Result<usize, String>>,
+    ) {
+        let in_sync: Vec<BrickId> =
+            self.member.map().iter().flat_map(|m| m.in_sync()).map(|m| m.brick).collect();
+        let serving = self.lead.as_ref().is_some_and(|lead| lead.table.serving());
+        let refused = match () {
+            () if !serving => Some("its set's lead does not serve yet; try again in a moment"),
+            () if !in_sync.contains(&source) => Some("it is not in-sync"),
+            () => None,
+        };
+        if let Some(why) = refused {
+            let _ = answer.send(Err(why.to_owned()));
+            return;
+        }
+        let gfids = self.member.stale.hopeless(source, &in_sync);
+        if gfids.is_empty() {
+            let _ = answer.send(Ok(0));
+            return;
+        }
+        if !self.member.begin_marking(&[]) {
+            let _ = answer.send(Err("a brick is joining; try again in a moment".into()));
+            return;
+        }
+        let epoch = self.epoch();
+        self.spawn(move |here| async move {
+            let trusted = here.trust_all(epoch, source, &gfids).await;
+            here.core.borrow_mut().end_marking(epoch);
+            let _ = answer.send(trusted.map(|()| gfids.len()));
+        });
+    }
+
     /// A round of marking is over. A new epoch has ended it already.
     pub fn end_marking(&mut self, epoch: Epoch) {
         if self.epoch() == epoch {
@@ -96,6 +133,39 @@ impl Core {
 }
 
 impl Brick {
+    /// Clears these marks of `source` on all members, its own first: should the lead die in
+    /// between, the next one unites the marks, and each inode is trusted on all of them or none.
+    async fn trust_all(
+        self: &Rc<Self>,
+        epoch: Epoch,
+        source: BrickId,
+        gfids: &[Gfid],
+    ) -> Result<(), String> {
+        let own = self.core.borrow().setup.identity.brick;
+        let broken_off = || "a member does not answer; say it again when it is back".to_owned();
+        for gfid in gfids {
+            let mark = mark_of(source, *gfid, true);
+            tracing::warn!(%gfid, brick = %source, "by an administrator's word this copy is the good one");
+            if source != own && !self.tell_member(epoch, source, mark).await {
+                return Err(broken_off());
+            }
+            let noted = self.core.borrow_mut().mark_stale_here(&mark);
+            noted.map_err(|errno| format!("its lead's database: {errno}"))?;
+            if !self.tell_members(epoch, mark).await {
+                return Err(broken_off());
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_member(&self, epoch: Epoch, brick: BrickId, mark: MarkStale) -> bool {
+        let members = self.core.borrow().members.in_sync();
+        match members.iter().find(|member| member.brick == brick) {
+            Some(member) => member.call(epoch, mark.into()).await.is_ok(),
+            None => false,
+        }
+    }
+
     /// Every in-sync member notes these marks durably, which `begin_marking` has allowed. False:
     /// the epoch ended before, or a member does not answer.
     ///

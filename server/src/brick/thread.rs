@@ -144,6 +144,9 @@ async fn serve<I: BrickIo>(
                 Some(BrickCommand::Keeps { lead, marks, answer }) => {
                     let _ = answer.send(brick.core.borrow().member.keeps(lead, &marks));
                 }
+                Some(BrickCommand::TrustCopies { source, answer }) => {
+                    brick.core.borrow_mut().trust_copies(source, answer);
+                }
                 Some(BrickCommand::NoteHeal { resume, answer }) => {
                     let noted = brick.core.borrow_mut().note_resume(Some(resume));
                     let _ = answer.send(noted.is_ok());

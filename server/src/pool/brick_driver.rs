@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use super::Pool;
 use super::bricks::{BrickSpec, Bricks};
 use super::state::PoolState;
+use proto::map::MemberState;
+use proto_rules::members::leaves;
 
 /// Starts that failed are tried again, and a brick that stopped by itself is started again.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -20,22 +22,26 @@ const AGAIN: Duration = Duration::from_secs(3);
 /// Runs for as long as the daemon does.
 pub async fn drive(pool: Pool, bricks: Arc<dyn Bricks>) {
     let mut state = pool.watch_state();
-    let mut tasks: BTreeMap<BrickId, (watch::Sender<bool>, JoinHandle<()>)> = BTreeMap::new();
+    let mut tasks: BTreeMap<BrickId, Task> = BTreeMap::new();
     loop {
-        let wanted = wanted(&pool, &state.borrow_and_update().clone());
-        tasks.retain(|brick, (start, task)| {
-            let (keep, started) = match wanted.get(brick) {
-                Some((_, started)) => (true, *started),
-                None => (false, false),
-            };
-            start.send_if_modified(|old| std::mem::replace(old, started) != started);
-            // A dropped sender ends the task after it has stopped the brick.
-            keep && !task.is_finished()
+        let now = state.borrow_and_update().clone();
+        let wanted = wanted(&pool, &now);
+        let gone: Vec<BrickId> =
+            tasks.keys().copied().filter(|brick| !wanted.contains_key(brick)).collect();
+        for task in gone.iter().filter_map(|brick| tasks.remove(brick)) {
+            let kept = now.volumes.contains_key(&task.spec.volume);
+            tokio::spawn(end(task, kept, bricks.clone()));
+        }
+        tasks.retain(|brick, task| {
+            let started = wanted.get(brick).is_some_and(|(_, started)| *started);
+            task.start.send_if_modified(|old| std::mem::replace(old, started) != started);
+            !task.work.is_finished()
         });
         for (brick, (spec, started)) in wanted {
             tasks.entry(brick).or_insert_with(|| {
-                let (sender, receiver) = watch::channel(started);
-                (sender, tokio::spawn(keep(spec, bricks.clone(), receiver)))
+                let (start, receiver) = watch::channel(started);
+                let work = tokio::spawn(keep(spec.clone(), bricks.clone(), receiver));
+                Task { spec, start, work }
             });
         }
         if state.changed().await.is_err() {
@@ -44,8 +50,29 @@ pub async fn drive(pool: Pool, bricks: Arc<dyn Bricks>) {
     }
 }
 
+struct Task {
+    spec: BrickSpec,
+    start: watch::Sender<bool>,
+    work: JoinHandle<()>,
+}
+
+/// The brick is none of this peer's any more. `kept`: its volume goes on without it.
+async fn end(task: Task, kept: bool, bricks: Arc<dyn Bricks>) {
+    // A dropped sender ends the task after it has stopped the brick.
+    drop(task.start);
+    if task.work.await.is_ok() && kept {
+        bricks.dropped(&task.spec).await;
+    }
+}
+
 fn wanted(pool: &Pool, state: &PoolState) -> BTreeMap<BrickId, (BrickSpec, bool)> {
-    let started = |spec: &BrickSpec| state.volumes.get(&spec.volume).is_some_and(|v| v.started);
+    let started = |spec: &BrickSpec| {
+        let Some(volume) = state.volumes.get(&spec.volume) else { return false };
+        // One that is to leave serves for as long as it is needed, and never comes back.
+        let member = volume.bricks().find(|m| m.brick == spec.brick);
+        let in_sync = member.is_some_and(|m| m.state == MemberState::InSync);
+        volume.started && (in_sync || !leaves(&volume.changes_of(spec.set), spec.brick))
+    };
     let own = own_specs(pool.id(), state).into_iter();
     own.map(|spec| (spec.brick, (spec.clone(), started(&spec)))).collect()
 }

@@ -39,6 +39,9 @@ pub trait Bricks: Send + Sync + 'static {
     /// Stops serving, cleanly. Does nothing when it is not served.
     async fn stop(&self, spec: &BrickSpec);
 
+    /// The brick is no member of its volume any more: its folder says so. Its files stay.
+    async fn dropped(&self, spec: &BrickSpec);
+
     /// Stops everything, for the end of the daemon. Nothing is started any more.
     async fn stop_all(&self) {}
 
@@ -64,6 +67,20 @@ pub trait Members: Send + Sync + 'static {
         set: SetKey,
         epoch: Epoch,
         joiner: BrickId,
+        incarnation: Incarnation,
+    ) -> Result<(), String>;
+
+    /// By an administrator's word: `source`'s copies are the good ones where no in-sync member of
+    /// the set has a good one. Returns of how many inodes. Asked of the peer of the set's lead.
+    async fn trust_copies(&self, set: SetKey, source: BrickId) -> Result<usize, String>;
+
+    /// Closes this incarnation's gate for good, for it is to leave its set in `epoch`: from the
+    /// answer on it serves nobody and promises nothing.
+    async fn retire(
+        &self,
+        set: SetKey,
+        epoch: Epoch,
+        brick: BrickId,
         incarnation: Incarnation,
     ) -> Result<(), String>;
 }

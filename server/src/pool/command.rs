@@ -62,6 +62,28 @@ pub enum Command {
     },
     /// Membership of sets; each is void or not by itself.
     Membership(Vec<(SetKey, SetEntry)>),
+    /// Which bricks a volume has.
+    ChangeBricks {
+        name: String,
+        change: BrickChange,
+    },
+}
+
+/// A change of a volume's bricks, begun by an administrator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum BrickChange {
+    /// `new` is healed, then `old` leaves; one that is not in-sync leaves at once.
+    Replace { old: BrickId, new: NewBrick },
+    /// Takes a replacement back while `new` has not been in-sync yet.
+    Abort { old: BrickId, new: BrickId },
+    /// So many of `bricks` for each set, in order, that each has `replica`.
+    Add { replica: u16, bricks: Vec<NewBrick> },
+    /// These leave; `replica` members of each set stay.
+    Remove { replica: u16, bricks: Vec<BrickId> },
+    /// Takes the brick out of service until its reset is committed.
+    Reset { brick: BrickId },
+    /// The brick comes back with an empty disk, or one of which nothing is believed.
+    CommitReset { brick: BrickId },
 }
 
 /// What only peers may know. Never printed.
@@ -142,6 +164,9 @@ impl CommandReply {
     }
 }
 
+/// Why a member of a set that has never begun is out.
+pub const NEVER_STARTED: &str = "the volume was never started";
+
 /// A set before its first start.
 pub fn unstarted_set(id: u32, bricks: &[NewBrick]) -> SetMap {
     use proto::map::{MemberMap, MemberState};
@@ -157,7 +182,7 @@ pub fn unstarted_set(id: u32, bricks: &[NewBrick]) -> SetMap {
                 path: b.path.clone(),
                 state: MemberState::Out,
                 incarnation: proto::Incarnation(0),
-                reason: "the volume was never started".into(),
+                reason: NEVER_STARTED.into(),
             })
             .collect(),
     }

@@ -5,6 +5,7 @@
 //! remaining member agree, and proposes. It keeps nothing that a new leader would miss.
 //! Deliberately does not: decide who may serve. That is the promises' part.
 
+pub mod change;
 mod evict;
 mod start;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::map::SetMap;
-use proto::{BrickId, Epoch, Incarnation, PeerId};
+use proto::{BrickId, Epoch, Incarnation, PeerId, VolumeId};
 use proto_grpc::peer::Blob;
 use proto_rules::restart::{Report as BrickReport, Restart};
 use proto_rules::set::SetEntry;
@@ -60,6 +61,8 @@ pub struct Lack {
 pub enum Ask {
     StopPromising { set: SetKey, epoch: Epoch, victim: BrickId },
     AgreeJoin { set: SetKey, epoch: Epoch, joiner: BrickId, incarnation: Incarnation },
+    TrustCopies { set: SetKey, source: BrickId },
+    Retire { set: SetKey, epoch: Epoch, brick: BrickId, incarnation: Incarnation },
 }
 
 /// `Err` says why not.
@@ -153,6 +156,18 @@ impl Pool {
         }
     }
 
+    /// By an administrator's word: `source`'s copies are the good ones where none is left.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn trust_copies(&self, set: SetKey, source: BrickId) -> Answer {
+        let state = self.state();
+        let map = set_of(&state, set).ok_or("there is no such set")?;
+        let lead = map.lead.and_then(|lead| map.member(lead));
+        let peer = lead.and_then(|m| state.peers.get(&m.peer)).ok_or("its set has no lead")?;
+        self.ask(peer, &Ask::TrustCopies { set, source }).await
+    }
+
     pub(super) async fn ask(&self, peer: &PeerState, ask: &Ask) -> Answer {
         if peer.id == self.id() {
             return self.answer(ask).await;
@@ -179,6 +194,17 @@ impl Pool {
             Ask::AgreeJoin { set, epoch, joiner, incarnation } => {
                 hooks.members.agree_join(*set, *epoch, *joiner, *incarnation).await
             }
+            Ask::TrustCopies { set, source } => {
+                let trusted = hooks.members.trust_copies(*set, *source).await?;
+                tracing::warn!(brick = %source, trusted, "copies are trusted by command");
+                match trusted {
+                    0 => Err("it has no copies that differ from all others'".into()),
+                    _ => Ok(()),
+                }
+            }
+            Ask::Retire { set, epoch, brick, incarnation } => {
+                hooks.members.retire(*set, *epoch, *brick, *incarnation).await
+            }
         }
     }
 }
@@ -195,6 +221,8 @@ struct Memory {
     restarts: BTreeMap<SetKey, Restart>,
     /// Sets for which something is being asked or proposed.
     busy: BTreeSet<SetKey>,
+    /// Volumes whose bricks are being changed, and which are being asked how far they are.
+    changing: BTreeSet<VolumeId>,
 }
 
 type Shared = Arc<std::sync::Mutex<Memory>>;
@@ -223,6 +251,7 @@ pub async fn drive(pool: Pool, mut reports: mpsc::Receiver<Report>) {
         }
         evict::consider(&pool, &memory);
         start::consider(&pool, &memory);
+        change::consider(&pool, &memory);
     }
 }
 

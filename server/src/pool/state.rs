@@ -4,6 +4,7 @@
 //! peer that applied the same log holds the same state. Knows nothing of raft's types.
 
 pub mod apply;
+pub mod bricks;
 pub mod recover;
 pub mod validate;
 pub mod voters;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use proto::map::{MemberMap, PeerAddress, SetMap, VolumeMap};
 use proto::options::VolumeOptions;
 use proto::{BrickId, PeerId, SetId, VolumeId};
+use proto_rules::members::Change;
 use serde::{Deserialize, Serialize};
 
 use super::command::PoolSecrets;
@@ -68,6 +70,9 @@ pub struct VolumeState {
     pub slots: Arc<Vec<SetId>>,
     /// Only what was set, as text; validated when it was set.
     pub options: BTreeMap<String, String>,
+    /// Changes of the sets' members that are under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<(SetId, Change)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,12 +169,34 @@ impl VolumeState {
 
     /// How many groups of stripe × replica bricks.
     pub fn distribute(&self) -> usize {
-        self.brick_count() / (usize::from(self.replica.max(1)) * usize::from(self.stripe.max(1)))
+        self.sets.len() / usize::from(self.stripe.max(1))
+    }
+
+    /// The members that a set will have when its changes are done.
+    pub fn stays<'a>(&'a self, set: &'a SetMap) -> impl Iterator<Item = &'a MemberMap> {
+        let goes = |m: &MemberMap| self.changes.iter().any(|(_, c)| c.goes() == Some(m.brick));
+        set.members.iter().filter(move |m| !goes(m))
+    }
+
+    /// The replica count that the volume has when its changes are done.
+    pub fn replica_shown(&self) -> u16 {
+        let counts = self.sets.iter().map(|set| self.stays(set).count()).max();
+        counts.and_then(|n| u16::try_from(n).ok()).unwrap_or(self.replica)
+    }
+
+    /// The changes under way in one set.
+    pub fn changes_of(&self, set: SetId) -> Vec<Change> {
+        self.changes.iter().filter(|(id, _)| *id == set).map(|(_, change)| *change).collect()
+    }
+
+    /// In-sync members that a set needs for a change.
+    pub fn needed(&self) -> u16 {
+        self.parsed_options().min_in_sync_of(self.replica)
     }
 
     /// The type's name as GlusterFS prints it.
     pub fn type_name(&self) -> &'static str {
-        match (self.distribute() > 1, self.stripe > 1, self.replica > 1) {
+        match (self.distribute() > 1, self.stripe > 1, self.replica_shown() > 1) {
             (_, false, false) => "Distribute",
             (false, false, true) => "Replicate",
             (false, true, false) => "Stripe",

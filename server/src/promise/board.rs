@@ -86,15 +86,22 @@ impl Board {
     /// A brick of this peer has stopped serving for good: its gate closes at once, and the
     /// next pings say so.
     pub fn brick_down(&self, set: SetKey, brick: BrickId) {
+        self.inner().down(set, brick);
+    }
+
+    /// Closes the gate of a brick that is to leave its set in `epoch`, unless nobody would go on.
+    /// From then on it is as if it had stopped. True also when that was done before.
+    pub fn retire(&self, set: SetKey, brick: BrickId, epoch: Epoch) -> bool {
         let mut inner = self.inner();
-        let until = now().after(FAREWELL);
-        for peer in inner.promises.peers() {
-            inner.farewell.insert(peer, until);
+        if !inner.gates.contains_key(&(set, brick)) {
+            return true;
         }
-        inner.promises.brick_down(set, brick);
-        if let Some(gate) = inner.gates.remove(&(set, brick)) {
-            gate.set_serve_until(Tick::ZERO);
+        let current = inner.maps.get(&set).is_some_and(|map| map.epoch == epoch);
+        if !current || !inner.may_leave(set, brick) {
+            return false;
         }
+        inner.down(set, brick);
+        true
     }
 
     /// A committed map.
@@ -132,14 +139,7 @@ impl Board {
     /// Whether a brick of this peer may leave its set by its own word: only while another
     /// in-sync member is heard, or the set would pass to one that is gone.
     pub fn may_leave(&self, set: SetKey, brick: BrickId) -> bool {
-        let inner = self.inner();
-        let Some(map) = inner.maps.get(&set) else { return false };
-        may_leave(map, brick, |other, _| match inner.gates.get(&(set, other)) {
-            Some(gate) => !gate.failed(),
-            None => {
-                map.member(other).is_some_and(|member| inner.promises.hears(now(), member.peer))
-            }
-        })
+        self.inner().may_leave(set, brick)
     }
 
     /// Agrees to a join, for all in-sync members of this peer.
@@ -274,6 +274,25 @@ impl PromiseHandler for Board {
 }
 
 impl Inner {
+    fn down(&mut self, set: SetKey, brick: BrickId) {
+        let until = now().after(FAREWELL);
+        for peer in self.promises.peers() {
+            self.farewell.insert(peer, until);
+        }
+        self.promises.brick_down(set, brick);
+        if let Some(gate) = self.gates.remove(&(set, brick)) {
+            gate.set_serve_until(Tick::ZERO);
+        }
+    }
+
+    fn may_leave(&self, set: SetKey, brick: BrickId) -> bool {
+        let Some(map) = self.maps.get(&set) else { return false };
+        may_leave(map, brick, |other, _| match self.gates.get(&(set, other)) {
+            Some(gate) => !gate.failed(),
+            None => map.member(other).is_some_and(|member| self.promises.hears(now(), member.peer)),
+        })
+    }
+
     fn bricks_of(&self, set: SetKey) -> BTreeSet<BrickId> {
         self.gates.keys().filter(|(s, _)| *s == set).map(|(_, brick)| *brick).collect()
     }

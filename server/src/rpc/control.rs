@@ -8,6 +8,7 @@ mod heal;
 mod hosts;
 mod peers;
 mod recover;
+mod volume_bricks;
 mod volume_change;
 mod volume_create;
 mod volume_options;
@@ -15,11 +16,13 @@ mod volume_show;
 
 use proto_grpc::control::control_server::Control;
 use proto_grpc::control::{
-    ClientAddReply, ClientListReply, ClientRequest, HealInfoReply, Message, Nothing,
-    PeerAcceptRequest, PeerCanStopReply, PeerCanStopRequest, PeerDetachRequest, PeerProbeReply,
-    PeerProbeRequest, PeersReply, PoolRecoverReply, PoolRecoverRequest, VolumeCreateRequest,
-    VolumeForceRequest, VolumeGetReply, VolumeGetRequest, VolumeInfoReply, VolumeRequest,
-    VolumeSetRequest, VolumeStatusReply, VolumeStatusRequest, WhoamiReply,
+    ClientAddReply, ClientListReply, ClientRequest, HealInfoReply, HealSourceRequest, Message,
+    Nothing, PeerAcceptRequest, PeerCanStopReply, PeerCanStopRequest, PeerDetachRequest,
+    PeerProbeReply, PeerProbeRequest, PeersReply, PoolRecoverReply, PoolRecoverRequest,
+    VolumeAddBrickRequest, VolumeCreateRequest, VolumeForceRequest, VolumeGetReply,
+    VolumeGetRequest, VolumeInfoReply, VolumeRemoveBrickRequest, VolumeReplaceBrickRequest,
+    VolumeRequest, VolumeResetBrickRequest, VolumeSetRequest, VolumeStatusReply,
+    VolumeStatusRequest, WhoamiReply,
 };
 use tonic::{Request, Response, Status};
 
@@ -96,6 +99,11 @@ calls! {
     volume_set(VolumeSetRequest) -> Message = volume_options::set;
     volume_get(VolumeGetRequest) -> VolumeGetReply = volume_options::get;
     volume_reset(VolumeGetRequest) -> Message = volume_options::reset;
+    volume_replace_brick(VolumeReplaceBrickRequest) -> Message = volume_bricks::replace;
+    volume_reset_brick(VolumeResetBrickRequest) -> Message = volume_bricks::reset;
+    volume_add_brick(VolumeAddBrickRequest) -> Message = volume_bricks::add;
+    volume_remove_brick(VolumeRemoveBrickRequest) -> Message = volume_bricks::remove;
+    heal_source(HealSourceRequest) -> Message = volume_bricks::trust;
     heal_info(VolumeRequest) -> HealInfoReply = heal::info;
     client_add(ClientRequest) -> ClientAddReply = clients::add;
     client_list(Nothing) -> ClientListReply = clients::list;

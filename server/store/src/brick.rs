@@ -14,6 +14,8 @@ use crate::record::PROBE_XATTR;
 pub const INNER: &[u8] = b".brickwork";
 const FORMAT_FILE: &[u8] = b"format";
 const FORMAT_VERSION: u32 = 1;
+/// There since the brick is no member of its volume any more; says so in words.
+const DROPPED_FILE: &[u8] = b"dropped";
 /// A `.brickwork` being made; one left by a crash is used again.
 const FRESH: &[u8] = b".brickwork.new";
 /// What every new file system holds; not the user's.
@@ -63,6 +65,11 @@ pub enum Refused {
     OtherVolume { path: PathBuf, volume: VolumeId },
     #[error("{0:?} is a brick of this volume already; give another directory")]
     InUse(PathBuf),
+    #[error(
+        "{path:?} was a brick of volume {volume} and was taken out of it; its files are kept: give \
+         another directory, or 'force' to set its content aside"
+    )]
+    Dropped { path: PathBuf, volume: VolumeId },
     #[error(
         "{path:?} holds metadata of other software ({what}); give an empty directory, or \
          'force' to set its content aside"
@@ -122,7 +129,11 @@ pub fn check(
     let root = open_root(disk, path)?;
     probe(disk, path, root.as_fd())?;
     if let Some(identity) = read_identity(disk, path, root.as_fd())? {
-        if volume == Some(identity.volume) {
+        let dropped = is_dropped(disk, path, root.as_fd())?;
+        if dropped && !force {
+            return Err(Refused::Dropped { path: path.into(), volume: identity.volume });
+        }
+        if !dropped && volume == Some(identity.volume) {
             return Err(Refused::InUse(path.into()));
         }
         if !force {
@@ -130,6 +141,49 @@ pub fn check(
         }
     }
     if force { Ok(()) } else { check_empty(disk, path, root.as_fd()) }
+}
+
+fn is_dropped(disk: &dyn Disk, path: &Path, root: BorrowedFd<'_>) -> Result<bool, Refused> {
+    let inner = disk.open_at(root, INNER, Open::Directory);
+    match inner.and_then(|inner| disk.open_at(inner.as_fd(), DROPPED_FILE, Open::File)) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(failed(path, "opening .brickwork")(errno)),
+    }
+}
+
+/// Which brick a directory is, if it is one.
+///
+/// # Errors
+/// The directory or its `.brickwork` cannot be read.
+pub fn identity_of(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>, Refused> {
+    let root = open_root(disk, path)?;
+    read_identity(disk, path, root.as_fd())
+}
+
+/// Notes in the directory that its brick is no member of `volume` any more.
+///
+/// # Errors
+/// It is another brick, in use, or cannot be written.
+pub fn note_dropped(
+    disk: &dyn Disk,
+    path: &Path,
+    brick: BrickId,
+    volume: &str,
+) -> Result<(), Refused> {
+    let (tree, _) = find(disk, path, brick)?;
+    let wrote = || -> Result<(), Errno> {
+        let inner = tree.inner.as_fd();
+        let file = match disk.open_at(inner, DROPPED_FILE, Open::New { mode: 0o600 }) {
+            Err(Errno::EEXIST) => return Ok(()),
+            opened => opened?,
+        };
+        let text = format!("no member of volume {volume} any more; its files are as they were\n");
+        disk.pwrite(file.as_fd(), text.as_bytes(), 0)?;
+        disk.fsync(file.as_fd(), false)?;
+        disk.fsync(inner, false)
+    };
+    wrote().map_err(failed(path, "noting that the brick was taken out"))
 }
 
 fn failed<'a>(path: &'a Path, what: &'static str) -> impl Fn(Errno) -> Refused + 'a {

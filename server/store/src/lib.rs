@@ -34,4 +34,4 @@ pub use checkpoint::{CheckpointHandle, CheckpointMark};
 pub use disk::{Disk, FaultDisk, Faults, Health, RealDisk};
 pub use plan::{FsyncPlan, PendingRead, ReadPlan, SumJob};
 pub use record::{META_XATTR, RECORD_BYTES, Record};
-pub use store::{Config, Ctx, Opened, Store, check};
+pub use store::{Config, Ctx, Opened, Store, check, identity_of, note_dropped};

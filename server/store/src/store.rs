@@ -112,6 +112,22 @@ pub fn check(path: &Path, volume: Option<VolumeId>, force: bool) -> Result<(), R
     brick::check(&RealDisk, path, volume, force)
 }
 
+/// Which brick a directory is, if it is one.
+///
+/// # Errors
+/// Its `.brickwork` cannot be read, in one line.
+pub fn identity_of(path: &Path) -> Result<Option<Identity>, String> {
+    brick::identity_of(&RealDisk, path).map_err(|e| e.to_string())
+}
+
+/// Notes in a brick's directory that it is no member of `volume` any more.
+///
+/// # Errors
+/// It is another brick, in use, or cannot be written; in one line.
+pub fn note_dropped(path: &Path, brick: BrickId, volume: &str) -> Result<(), String> {
+    brick::note_dropped(&RealDisk, path, brick, volume).map_err(|e| e.to_string())
+}
+
 impl Store {
     /// Makes a new brick of a directory and opens it.
     ///

@@ -122,6 +122,10 @@ pub struct FakeBricks {
     pub refuse: Mutex<BTreeMap<String, String>>,
     /// Promises that this peer was asked to stop.
     pub stopped: Mutex<Vec<(SetKey, Epoch, BrickId)>>,
+    /// Bricks whose gate was closed for good.
+    pub retired: Mutex<Vec<(SetKey, Epoch, BrickId)>>,
+    /// Bricks that are no member of their volume any more.
+    pub dropped: Mutex<Vec<BrickId>>,
 }
 
 impl FakeBricks {
@@ -181,6 +185,10 @@ impl Bricks for FakeBricks {
         self.served.lock().unwrap().remove(&spec.brick);
     }
 
+    async fn dropped(&self, spec: &BrickSpec) {
+        self.dropped.lock().unwrap().push(spec.brick);
+    }
+
     fn status(&self, volume: VolumeId) -> Vec<BrickRun> {
         let served = self.served.lock().unwrap();
         let of_volume = served.values().filter(|(spec, _)| spec.volume == volume);
@@ -191,6 +199,7 @@ impl Bricks for FakeBricks {
                 port: 9611,
                 pid: std::process::id(),
                 incarnation: incarnation.0,
+                noted_epoch: u64::MAX,
                 ..BrickRun::default()
             })
             .collect()
@@ -218,6 +227,21 @@ impl Members for FakeBricks {
         _: BrickId,
         _: Incarnation,
     ) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn trust_copies(&self, _: SetKey, _: BrickId) -> Result<usize, String> {
+        Ok(0)
+    }
+
+    async fn retire(
+        &self,
+        set: SetKey,
+        epoch: Epoch,
+        brick: BrickId,
+        _: Incarnation,
+    ) -> Result<(), String> {
+        self.retired.lock().unwrap().push((set, epoch, brick));
         Ok(())
     }
 }

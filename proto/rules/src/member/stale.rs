@@ -51,6 +51,14 @@ impl StaleMarks {
         self.marks.iter().flat_map(|(gfid, bricks)| bricks.iter().map(|b| (*b, *gfid)))
     }
 
+    /// Inodes of which no member's copy is good, and `source`'s is one of those marked: an
+    /// administrator may say that it is the good one from now on.
+    pub fn hopeless(&self, source: BrickId, members: &[BrickId]) -> Vec<Gfid> {
+        let none = |bricks: &BTreeSet<BrickId>| members.iter().all(|m| bricks.contains(m));
+        let marks = self.marks.iter().filter(|(_, b)| b.contains(&source) && none(b));
+        marks.map(|(gfid, _)| *gfid).collect()
+    }
+
     /// The first of `members` whose copy of the inode is good, `first` before the others.
     pub fn source(&self, gfid: Gfid, first: BrickId, members: &[BrickId]) -> Option<BrickId> {
         std::iter::once(&first).chain(members).copied().find(|b| !self.is_stale(*b, gfid))

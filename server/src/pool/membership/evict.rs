@@ -216,6 +216,7 @@ mod tests {
             sets: vec![set.clone()],
             slots: Arc::default(),
             options: BTreeMap::new(),
+            changes: Vec::new(),
         };
         let mut state = PoolState::default();
         state.volumes.insert(key.volume, Arc::new(volume));

@@ -8,10 +8,15 @@ use proto::options::VolumeOptions;
 use proto::placement::table;
 use proto::{PeerId, VolumeId};
 use proto_rules::SetKey;
+use proto_rules::members;
 use proto_rules::set::{self, SetEntry, SetOutcome};
 
-use super::{ClientState, PeerState, PoolState, STATE_FORMAT, VolumeState, recover, validate};
-use crate::pool::command::{Command, CommandReply, NewPeer, NewVolume, SetResult, unstarted_set};
+use super::{
+    ClientState, PeerState, PoolState, STATE_FORMAT, VolumeState, bricks, recover, validate,
+};
+use crate::pool::command::{
+    BrickChange, Command, CommandReply, NewPeer, NewVolume, SetResult, unstarted_set,
+};
 
 /// 1 MiB, as DESIGN section 11 has it.
 const STRIPE_BLOCK_BYTES: u32 = 1 << 20;
@@ -45,6 +50,7 @@ pub fn apply(state: &mut PoolState, index: u64, command: &Command) -> CommandRep
             None => Err(format!("Client {name} does not exist")),
         },
         Command::Membership(entries) => return membership(state, index, entries),
+        Command::ChangeBricks { name, change } => change_bricks(state, index, name, change),
     };
     match outcome {
         Ok(()) => CommandReply::Done { index },
@@ -154,6 +160,7 @@ fn create_volume(state: &mut PoolState, index: u64, new: &NewVolume) -> Outcome 
         slots: Arc::new(slots),
         sets,
         options: BTreeMap::new(),
+        changes: Vec::new(),
     };
     state.volumes.insert(new.id, Arc::new(volume));
     Ok(())
@@ -262,6 +269,15 @@ fn add_client(state: &mut PoolState, name: &str, client: ClientState) -> Outcome
     }
 }
 
+fn change_bricks(state: &mut PoolState, index: u64, name: &str, change: &BrickChange) -> Outcome {
+    let changed = bricks::change(state, name, change)?;
+    let known = state.volumes.get_mut(&changed.id).ok_or("no such volume")?;
+    if **known != changed {
+        *known = Arc::new(VolumeState { version: index, ..changed });
+    }
+    Ok(())
+}
+
 fn membership(state: &mut PoolState, index: u64, entries: &[(SetKey, SetEntry)]) -> CommandReply {
     let results = entries
         .iter()
@@ -283,7 +299,15 @@ fn membership_of_one(
         return SetResult::Void("no such set".into());
     }
     let volume = Arc::make_mut(volume);
+    if let SetEntry::Drop { brick, .. } = entry
+        && !members::leaves(&volume.changes_of(key.set), *brick)
+    {
+        return SetResult::Void("no change takes this brick out".into());
+    }
     let outcome = set::apply(&mut volume.sets[key.set.0 as usize], index, entry);
+    if !volume.changes.is_empty() {
+        bricks::settle(volume);
+    }
     match outcome {
         SetOutcome::Void(why) => SetResult::Void(format!("{why:?}")),
         SetOutcome::Noted => {

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::map::{MemberState, SetMap};
+use proto::map::{MemberMap, MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId};
-use proto_rules::set::{COMPARE_ALL, elect};
+use proto_rules::set::{COMPARE_ALL, NEW_MEMBER, elect};
 
 use super::apply::peer_state;
 use super::{PoolState, VolumeState};
@@ -38,7 +38,9 @@ pub fn left(set: &SetMap, lost: &BTreeSet<PeerId>) -> Left {
     }
     // One that was catching up holds most.
     let rank = |state: MemberState| u8::from(state != MemberState::Syncing);
-    let others = set.members.iter().filter(|m| stays(&m.peer));
+    // A member that was only being added holds less than all, and maybe nothing.
+    let had_all = |m: &&MemberMap| m.reason != NEW_MEMBER;
+    let others = set.members.iter().filter(|m| stays(&m.peer)).filter(had_all);
     others.min_by_key(|m| rank(m.state)).map_or(Left::Nothing, |m| Left::Older(m.brick))
 }
 

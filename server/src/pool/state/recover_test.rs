@@ -51,6 +51,7 @@ fn pool(states: [MemberState; 3]) -> PoolState {
         sets: vec![set],
         slots: Arc::new(Vec::new()),
         options: BTreeMap::new(),
+        changes: Vec::new(),
     };
     state.volumes.insert(volume.id, Arc::new(volume));
     state

@@ -105,6 +105,30 @@ pub fn brick_path(path: &str) -> Result<(), String> {
     }
 }
 
+/// A brick for a volume that is there.
+///
+/// # Errors
+/// The first thing wrong, as a sentence.
+pub fn new_brick(state: &PoolState, brick: &NewBrick) -> Result<(), String> {
+    brick_path(&brick.path)?;
+    brick_is_free(state, brick)
+}
+
+/// Neither named twice nor inside one of `others`.
+///
+/// # Errors
+/// Which of both, as a sentence.
+pub fn apart(brick: &NewBrick, others: &[NewBrick]) -> Result<(), String> {
+    let same = others.iter().filter(|o| o.peer == brick.peer);
+    for other in same.filter(|o| nested(&o.path, &brick.path)) {
+        return Err(match other.path == brick.path {
+            true => format!("brick {} is named twice", brick.path),
+            false => format!("brick {} lies inside another brick, or holds one", brick.path),
+        });
+    }
+    Ok(())
+}
+
 fn brick_is_free(state: &PoolState, brick: &NewBrick) -> Result<(), String> {
     let peer = state.peers.get(&brick.peer).ok_or("a brick's peer does not belong to the pool")?;
     if peer.witness {

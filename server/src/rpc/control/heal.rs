@@ -74,7 +74,9 @@ fn summary(
     runs: &BTreeMap<PeerId, Option<Vec<HealRun>>>,
 ) -> HealInfoReply {
     let mut reply = HealInfoReply { volume: volume.name.clone(), ..HealInfoReply::default() };
-    reply.complete = volume.sets.iter().all(|s| s.in_sync().count() == s.members.len());
+    // One that is being replaced or taken out is pending until it has gone.
+    reply.complete = volume.changes.is_empty()
+        && volume.sets.iter().all(|s| s.in_sync().count() == s.members.len());
     for member in volume.bricks() {
         let known = runs.get(&member.peer).and_then(Option::as_ref);
         let run = known.and_then(|runs| {

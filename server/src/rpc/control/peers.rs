@@ -180,10 +180,8 @@ fn reasons_to_stay(
 ) -> Vec<String> {
     let mut reasons = Vec::new();
     for volume in state.volumes.values().filter(|v| v.started) {
-        let options = volume.parsed_options();
+        let needed = volume.needed();
         for set in &volume.sets {
-            let members = u16::try_from(set.members.len()).unwrap_or(u16::MAX);
-            let needed = options.min_in_sync_of(members);
             let name = format!("volume {} set {}", volume.name, set.id);
             match set_can_stop(&at_worst(set, peer.id, doubtful), peer.id, needed) {
                 Ok(()) => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::{BrickId, PeerId, SetId, VolumeId};
-use proto_grpc::control::{Message, VolumeCreateRequest};
+use proto_grpc::control::{BrickAddress, Message, VolumeCreateRequest};
 use proto_grpc::peer::{Blob, PrepareBrickRequest};
 use tonic::Status;
 
@@ -27,11 +27,12 @@ pub async fn create(pool: &Pool, request: VolumeCreateRequest) -> Result<Message
     if let (Err(why), false) = (&together, request.force) {
         return Err(refuse(format!("{why}; use 'force' to do it all the same")));
     }
-    all_reachable(pool, &state, &volume).await?;
-    prepare(pool, &state, &volume, request.force).await?;
+    all_reachable(pool, &state, &volume.bricks).await?;
+    let specs: Vec<_> = specs(&state, &volume).collect();
+    prepare(pool, &specs, request.force).await?;
     match pool.propose(Command::CreateVolume(volume.clone())).await {
         Ok(CommandReply::Refused(why)) => {
-            abandon(pool, &state, &volume).await;
+            abandon(pool, &specs).await;
             Err(refuse(why))
         }
         Ok(_) => {
@@ -47,7 +48,12 @@ pub async fn create(pool: &Pool, request: VolumeCreateRequest) -> Result<Message
 /// What can be said without knowing the pool.
 fn check_text(request: &VolumeCreateRequest) -> Result<(), String> {
     validate::name(&request.name)?;
-    for brick in &request.bricks {
+    check_addresses(&request.bricks)
+}
+
+/// Bricks as they were named.
+pub fn check_addresses(bricks: &[BrickAddress]) -> Result<(), String> {
+    for brick in bricks {
         if !hosts::plausible(&brick.host) {
             return Err(format!("'{}' is not a host name or address", brick.host));
         }
@@ -77,16 +83,7 @@ async fn resolve(
     let count = |n: u32, what: &str| {
         u16::try_from(n.max(1)).map_err(|_| refuse(format!("{what} count {n} is too large")))
     };
-    let mut bricks = Vec::with_capacity(request.bricks.len());
-    for brick in &request.bricks {
-        let peer = hosts::find(pool, state, &brick.host).await.ok_or_else(|| {
-            refuse(format!(
-                "Host {0} is not in 'Peer in Cluster' state; 'brick peer probe {0}' first",
-                brick.host
-            ))
-        })?;
-        bricks.push(NewBrick { id: BrickId::random(), peer: peer.id, path: brick.path.clone() });
-    }
+    let bricks = new_bricks(pool, state, &request.bricks).await?;
     let transport = if request.transport.is_empty() { "tcp" } else { &request.transport };
     Ok(NewVolume {
         id: VolumeId::random(),
@@ -97,6 +94,25 @@ async fn resolve(
         bricks,
         created_s: files::wall_s(),
     })
+}
+
+/// The bricks named on a command line, each on its peer, with an id of its own.
+pub async fn new_bricks(
+    pool: &Pool,
+    state: &PoolState,
+    named: &[BrickAddress],
+) -> Result<Vec<NewBrick>, Status> {
+    let mut bricks = Vec::with_capacity(named.len());
+    for brick in named {
+        let peer = hosts::find(pool, state, &brick.host).await.ok_or_else(|| {
+            refuse(format!(
+                "Host {0} is not in 'Peer in Cluster' state; 'brick peer probe {0}' first",
+                brick.host
+            ))
+        })?;
+        bricks.push(NewBrick { id: BrickId::random(), peer: peer.id, path: brick.path.clone() });
+    }
+    Ok(bricks)
 }
 
 /// Two copies on one peer are lost together.
@@ -113,8 +129,13 @@ fn one_peer_per_set(state: &PoolState, volume: &NewVolume) -> Result<(), String>
     Ok(())
 }
 
-async fn all_reachable(pool: &Pool, state: &PoolState, volume: &NewVolume) -> Result<(), Status> {
-    let ids: BTreeSet<PeerId> = volume.bricks.iter().map(|b| b.peer).collect();
+/// The peers of all these bricks answer.
+pub async fn all_reachable(
+    pool: &Pool,
+    state: &PoolState,
+    bricks: &[NewBrick],
+) -> Result<(), Status> {
+    let ids: BTreeSet<PeerId> = bricks.iter().map(|b| b.peer).collect();
     let asked = ids
         .iter()
         .filter_map(|id| state.peers.get(id))
@@ -149,23 +170,22 @@ fn specs<'a>(
 }
 
 /// All bricks, or none: a failure takes back what the others did.
-async fn prepare(
+pub async fn prepare(
     pool: &Pool,
-    state: &PoolState,
-    volume: &NewVolume,
+    specs: &[(&PeerState, BrickSpec)],
     force: bool,
 ) -> Result<(), Status> {
-    let prepared = specs(state, volume).map(|(peer, spec)| async move {
-        let done = prepare_one(pool, peer, &spec, force).await;
+    let prepared = specs.iter().map(|(peer, spec)| async move {
+        let done = prepare_one(pool, peer, spec, force).await;
         done.map_err(|why| format!("brick {}:{}: {why}", peer.host, spec.path))
     });
     let failed = futures_util::future::join_all(prepared).await.into_iter().find_map(Result::err);
     let Some(why) = failed else { return Ok(()) };
-    abandon(pool, state, volume).await;
+    abandon(pool, specs).await;
     Err(refuse(why))
 }
 
-async fn prepare_one(
+pub async fn prepare_one(
     pool: &Pool,
     peer: &PeerState,
     spec: &BrickSpec,
@@ -182,16 +202,16 @@ async fn prepare_one(
     client.prepare_brick(request).await.map(drop).map_err(|e| e.message().to_owned())
 }
 
-/// Also those whose outcome is unknown: a peer abandons only what this create prepared.
-async fn abandon(pool: &Pool, state: &PoolState, volume: &NewVolume) {
-    let abandoned = specs(state, volume).map(|(peer, spec)| async move {
+/// Also those whose outcome is unknown: a peer abandons only what this command prepared.
+pub async fn abandon(pool: &Pool, specs: &[(&PeerState, BrickSpec)]) {
+    let abandoned = specs.iter().map(|(peer, spec)| async move {
         if peer.id == pool.id() {
             if let Some(hooks) = pool.hooks() {
-                hooks.bricks.abandon(&spec).await;
+                hooks.bricks.abandon(spec).await;
             }
             return;
         }
-        let Ok(data) = serde_json::to_vec(&spec) else { return };
+        let Ok(data) = serde_json::to_vec(spec) else { return };
         let mut request = tonic::Request::new(Blob { data: data.into() });
         request.set_timeout(PREPARE_TIMEOUT);
         let Ok(mut client) = pool.peer_client(peer) else { return };

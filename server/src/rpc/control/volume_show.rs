@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::refuse;
 use crate::pool::Pool;
+use crate::pool::membership::change;
 use crate::pool::state::{PoolState, VolumeState};
 
 /// The named volume, or all of them by name.
@@ -58,16 +59,19 @@ fn info_of(state: &PoolState, volume: &VolumeState) -> VolumeInfo {
         status: volume.status_name().into(),
         distribute: count(volume.distribute()),
         stripe: volume.stripe.into(),
-        replica: volume.replica.into(),
-        num_bricks: count(volume.brick_count()),
+        replica: volume.replica_shown().into(),
+        num_bricks: count(volume.sets.iter().map(|set| volume.stays(set).count()).sum()),
         transport: volume.transport.clone(),
         bricks: volume
-            .bricks()
-            .map(|m| BrickInfo {
+            .sets
+            .iter()
+            .flat_map(|set| set.members.iter().map(move |member| (set, member)))
+            .map(|(set, m)| BrickInfo {
                 host: host(state, m.peer),
                 path: m.path.clone(),
                 uuid: m.brick.to_string(),
                 host_uuid: m.peer.to_string(),
+                change: change::briefly(state, volume, set, m.brick),
             })
             .collect(),
         options: volume
@@ -108,36 +112,27 @@ async fn majority_alarm(pool: &Pool) -> Option<String> {
     })
 }
 
-/// What each peer says of its bricks; `None` where it does not answer.
-type Runs = BTreeMap<PeerId, Option<BTreeMap<BrickId, BrickRun>>>;
-
-async fn runs(pool: &Pool, state: &PoolState, volume: &VolumeState, detail: bool) -> Runs {
-    let mut peers: Vec<PeerId> = volume.bricks().map(|m| m.peer).collect();
-    peers.sort_unstable();
-    peers.dedup();
-    let asked = peers.into_iter().map(|id| async move {
-        let runs = match state.peers.get(&id) {
-            Some(peer) => pool.brick_runs_with(peer, volume.id, detail).await,
-            None => None,
-        };
-        let by_id = |run: BrickRun| Some((BrickId::from_slice(&run.brick_id)?, run));
-        (id, runs.map(|runs| runs.into_iter().filter_map(by_id).collect()))
-    });
-    futures_util::future::join_all(asked).await.into_iter().collect()
-}
-
 async fn status_of(
     pool: &Pool,
     state: &PoolState,
     volume: &VolumeState,
     detail: bool,
 ) -> VolumeStatus {
-    let runs = runs(pool, state, volume, detail).await;
+    let runs = change::runs(pool, state, volume, detail).await;
     let bricks = volume
         .sets
         .iter()
         .flat_map(|set| set.members.iter().map(move |member| (set, member)))
-        .map(|(set, member)| brick_of(state, set, member, runs.get(&member.peer)))
+        .map(|(set, member)| {
+            let mut brick = brick_of(state, set, member, runs.get(&member.peer));
+            if let Some(words) = change::words(state, volume, set, member.brick, &runs) {
+                brick.reason = match brick.reason.is_empty() {
+                    true => words,
+                    false => format!("{words}; {}", brick.reason),
+                };
+            }
+            brick
+        })
         .collect();
     VolumeStatus {
         name: volume.name.clone(),
@@ -197,9 +192,9 @@ fn alarms(state: &PoolState, volume: &VolumeState) -> Vec<String> {
     let options = volume.parsed_options();
     let mut alarms = Vec::new();
     for set in volume.sets.iter().filter(|_| volume.started) {
-        let members = u16::try_from(set.members.len()).unwrap_or(u16::MAX);
+        let members = u16::try_from(volume.stays(set).count()).unwrap_or(u16::MAX);
         let in_sync = u16::try_from(set.in_sync().count()).unwrap_or(u16::MAX);
-        let needed = options.min_in_sync_of(members);
+        let needed = volume.needed();
         if in_sync > 0 && set.in_sync().all(|m| !state.trusts(m.peer)) {
             alarms.push(format!(
                 "set {}: all its current copies are on lost peers; it waits until one is probed \
