@@ -19,18 +19,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::map::{MemberState, VolumeMap};
-use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId, Stamp, VolumeId};
+use proto::{BrickId, Epoch, Incarnation, PeerId, SessionId, VolumeId};
 use proto_grpc::peer::{BrickRun, HealRun};
 use proto_rules::promise::JoinRefused;
 use proto_rules::restart::Report as BrickReport;
 use proto_rules::set::{COMPARE_ALL, SetEntry};
 use proto_rules::{SetKey, Tick};
-use server_store::{Config, NewBrick, Store};
+use server_store::{Config, Store};
 use tokio::sync::{mpsc, oneshot};
 
 use super::io::Backend;
 use super::{
-    BrickCommand, BrickHandle, BrickIdentity, Gate, OLDEST_DISK_REQUEST, Owner, Setup, now, spawn,
+    BrickCommand, BrickHandle, BrickIdentity, Gate, OLDEST_DISK_REQUEST, Owner, Setup, folder, now,
+    spawn,
 };
 use crate::heal::{self, driver::Heal};
 use crate::lead::PeerCredential;
@@ -154,7 +155,7 @@ impl Manager {
         let (renewed, made) = (is_renewed(&map, brick), spec.clone());
         let open = move || {
             if renewed {
-                prepare_if_bare(&made)?;
+                folder::make_if_bare(&made)?;
             }
             let config = Config { distrusted: failed || renewed, ..Config::default() };
             let store = Store::open(&path, brick, config).map_err(|e| e.to_string())?;
@@ -353,30 +354,14 @@ async fn send_reports(pool: Pool, mut lacking: mpsc::Receiver<Vec<Lack>>) {
 impl Bricks for Manager {
     async fn prepare(&self, spec: &BrickSpec, force: bool) -> Result<(), String> {
         let (spec, state) = (spec.clone(), self.pool.state());
-        let made = tokio::task::spawn_blocking(move || {
-            let path = PathBuf::from(&spec.path);
-            match server_store::identity_of(&path) {
-                // A reset that keeps its files.
-                Ok(Some(found)) if found.brick == spec.brick => return Ok(()),
-                // Its daemon was away when it left its volume.
-                Ok(Some(found)) if state.bricks().all(|(_, _, m)| m.brick != found.brick) => {
-                    let of = state.volumes.get(&found.volume).map(|v| v.name.clone());
-                    if let Some(name) = of {
-                        server_store::note_dropped(&path, found.brick, &name)?;
-                    }
-                }
-                _ => {}
-            }
-            prepare(&spec, force)
-        })
-        .await;
-        made.map_err(|e| e.to_string())?
+        let made = tokio::task::spawn_blocking(move || folder::prepare(&state, &spec, force));
+        made.await.map_err(|e| e.to_string())?
     }
 
     async fn abandon(&self, spec: &BrickSpec) {
         self.stop(spec).await;
         let spec = spec.clone();
-        let done = tokio::task::spawn_blocking(move || abandon(&spec));
+        let done = tokio::task::spawn_blocking(move || folder::abandon(&spec));
         match done.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error, "a brick's folder stays marked"),
@@ -423,14 +408,7 @@ impl Bricks for Manager {
         let noted = tokio::task::spawn_blocking(move || {
             // Of a start that is not to come any more.
             let _ = std::fs::remove_file(mark);
-            let path = PathBuf::from(&spec.path);
-            let noted = server_store::note_dropped(&path, spec.brick, &spec.volume_name);
-            tracing::info!(
-                volume = spec.volume_name,
-                path = spec.path,
-                ?noted,
-                "no member any more"
-            );
+            folder::note_dropped(&spec);
         });
         if let Err(error) = noted.await {
             tracing::warn!(%error, "a dropped brick's folder is not marked");
@@ -480,52 +458,6 @@ fn is_renewed(map: &VolumeMap, brick: BrickId) -> bool {
     map.member(brick).is_some_and(|(_, member)| {
         member.state != MemberState::InSync && member.reason == COMPARE_ALL
     })
-}
-
-/// A folder without anything in it, or none: the brick is made anew, as `volume create` did.
-fn prepare_if_bare(spec: &BrickSpec) -> Result<(), String> {
-    let bare = match std::fs::read_dir(&spec.path) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
-    if !bare {
-        return Ok(());
-    }
-    tracing::warn!(path = spec.path, "an empty folder: the brick is made anew");
-    prepare(spec, false)
-}
-
-fn prepare(spec: &BrickSpec, force: bool) -> Result<(), String> {
-    let path = PathBuf::from(&spec.path);
-    if !path.exists() {
-        let parent = path.parent().unwrap_or(&path);
-        if !parent.is_dir() {
-            return Err(format!("there is no folder {}; make it first", parent.display()));
-        }
-        std::fs::create_dir(&path).map_err(|e| format!("{}: {e}", spec.path))?;
-    }
-    let new = NewBrick {
-        brick: spec.brick,
-        volume: spec.volume,
-        set: spec.set,
-        dir_buckets: proto::options::VolumeOptions::default().dir_buckets,
-        stamp: Stamp(spec.created_s.saturating_mul(1_000_000_000)),
-    };
-    let store = Store::create(&path, &new, force, Config::default()).map_err(|e| e.to_string())?;
-    store.close().map_err(|e| format!("{}: {e}", spec.path))
-}
-
-/// Takes the mark of exactly this brick away; its files stay. An empty folder goes too.
-fn abandon(spec: &BrickSpec) -> Result<(), String> {
-    let path = PathBuf::from(&spec.path);
-    // Opening it proves that the mark is this brick's.
-    drop(Store::open(&path, spec.brick, Config::default()).map_err(|e| e.to_string())?);
-    let said = |e: std::io::Error| format!("{}: {e}", spec.path);
-    std::fs::remove_dir_all(path.join(".brickwork")).map_err(said)?;
-    rustix::fs::removexattr(&path, server_store::META_XATTR).map_err(|e| said(e.into()))?;
-    // Not empty: it holds files of the volume, and they stay.
-    let _ = std::fs::remove_dir(&path);
-    Ok(())
 }
 
 #[async_trait]

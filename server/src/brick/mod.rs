@@ -25,6 +25,7 @@ mod connection;
 mod core;
 mod directory;
 mod execute;
+mod folder;
 mod foreground;
 mod gate;
 mod handover;

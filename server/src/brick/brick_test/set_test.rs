@@ -11,6 +11,7 @@ use proto::{Epoch, Failure, Gfid, LeaseNumber, PeerId, Refusal};
 
 use super::create;
 use super::rig::{Ask, Client, Got, Rig, gfid, under, want};
+use crate::brick::BrickCommand;
 use crate::brick::handover::{self, Shipped};
 use crate::brick::io::Backend;
 
@@ -338,4 +339,48 @@ fn a_lead_with_the_only_copy_and_that_stale_lets_a_joiner_in() {
     let mut both = vec![(lead, file), (other, file)];
     both.sort();
     assert_eq!(marks, both);
+}
+
+/// The disk with the last good copy is lost for ever: by an administrator's word the stale one is
+/// the good one, and is read again.
+#[test]
+fn the_last_stale_copy_is_trusted_by_command_and_read_again() {
+    let Some(mut rig) = Rig::new(Backend::Auto, 2) else { return };
+    let file = gfid(1);
+    let mut session = everywhere(&rig, 1);
+    let part = LeaseKey::Part(Gfid::ROOT);
+    let number = session[0].lease(part, Mode::Exclusive);
+    change(&mut session, &[0, 1], 1, create("file", file), b"", (part, number));
+    let members = &rig.map.sets[0].members;
+    let (lead, other) = (members[0].brick, members[1].brick);
+    let mark = MarkStale { gfid: file, brick: Gfid(*lead.as_bytes()), clear: false };
+    session[0].ask_patiently(&Ask::new(mark)).answer();
+    let trust = |rig: &Rig, source| {
+        let (answer, trusted) = tokio::sync::oneshot::channel();
+        let command = BrickCommand::TrustCopies { source, answer };
+        assert!(rig.seats[0].handle.inbox.blocking_send(command).is_ok());
+        trusted.blocking_recv().unwrap()
+    };
+    assert_eq!(trust(&rig, lead), Ok(0), "there is a good one");
+    rig.commit(|map| {
+        map.sets[0].members[1].state = MemberState::Out;
+        map.sets[0].epoch = Epoch(6);
+    });
+    let epoch_began = Instant::now();
+    let patiently = |rig: &Rig, source| loop {
+        match trust(rig, source) {
+            Err(why) if why.contains("try again") => {
+                assert!(epoch_began.elapsed() < Duration::from_secs(10), "{why}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            said => return said,
+        }
+    };
+    assert!(patiently(&rig, other).unwrap_err().contains("not in-sync"));
+    let mut reader = rig.client(2);
+    let read = Ask::new(Read { gfid: file, offset: 0, len: 10 });
+    assert_eq!(reader.ask_patiently(&read).failure(), Failure::Errno(proto::Errno::EIO));
+    assert_eq!(patiently(&rig, lead), Ok(1));
+    reader.ask_patiently(&read).answer();
+    assert_eq!(patiently(&rig, lead), Ok(0), "once");
 }
