@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::map::SetMap;
+use proto::map::{MemberState, SetMap};
 use proto::{BrickId, Epoch, Incarnation, PeerId, VolumeId};
 use proto_grpc::peer::Blob;
 use proto_rules::restart::{Report as BrickReport, Restart};
 use proto_rules::set::SetEntry;
 use proto_rules::time::{MS, Nanos};
-use proto_rules::{SetKey, Tick};
+use proto_rules::{SetKey, Tick, members};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -272,7 +272,11 @@ fn take(pool: &Pool, memory: &Shared, report: Report) {
         }
         Report::BrickUp { set, report } => {
             let Some(map) = set_of(&state, set) else { return };
-            if map.member(report.brick).is_none() {
+            let Some(member) = map.member(report.brick) else { return };
+            // One that has left for good is being stopped, and is not named again.
+            let changes = state.volumes.get(&set.volume).map(|v| v.changes_of(set.set));
+            let leaves = changes.is_some_and(|changes| members::leaves(&changes, report.brick));
+            if leaves && member.state != MemberState::InSync {
                 return;
             }
             if map.epoch == Epoch::NONE {

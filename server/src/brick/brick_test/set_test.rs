@@ -379,7 +379,7 @@ fn the_last_stale_copy_is_trusted_by_command_and_read_again() {
     assert!(patiently(&rig, other).unwrap_err().contains("not in-sync"));
     let mut reader = rig.client(2);
     let read = Ask::new(Read { gfid: file, offset: 0, len: 10 });
-    assert_eq!(reader.ask_patiently(&read).failure(), Failure::Errno(proto::Errno::EIO));
+    assert_eq!(reader.ask_patiently(&read).failure(), Failure::Refused(Refusal::StaleCopy));
     assert_eq!(patiently(&rig, lead), Ok(1));
     reader.ask_patiently(&read).answer();
     assert_eq!(patiently(&rig, lead), Ok(0), "once");

@@ -44,10 +44,11 @@ fn done_before(volume: &VolumeState, change: &BrickChange) -> bool {
     let under_way = |change: Change| volume.changes.iter().any(|(_, c)| *c == change);
     match change {
         BrickChange::Replace { new, .. } => here(new.id),
-        BrickChange::Add { bricks, .. } => bricks.iter().all(|b| here(b.id)),
+        BrickChange::Add { bricks, .. } => !bricks.is_empty() && bricks.iter().all(|b| here(b.id)),
         BrickChange::Abort { new, .. } => !here(*new) || under_way(Change::Remove { brick: *new }),
         BrickChange::Remove { bricks, .. } => {
-            bricks.iter().all(|b| !here(*b) || under_way(Change::Remove { brick: *b }))
+            let done = |b: &BrickId| !here(*b) || under_way(Change::Remove { brick: *b });
+            !bricks.is_empty() && bricks.iter().all(done)
         }
         BrickChange::Reset { brick } => under_way(Change::Reset { brick: *brick }),
         BrickChange::CommitReset { brick } => {
@@ -201,7 +202,7 @@ fn remove(volume: &mut VolumeState, replica: u16, bricks: &[BrickId]) -> Result<
     for set in &volume.sets {
         let leavers: Vec<BrickId> =
             set.members.iter().map(|m| m.brick).filter(|b| named.contains(b)).collect();
-        let stay = volume.stays(set).count() - leavers.len();
+        let stay = volume.stays(set).count().saturating_sub(leavers.len());
         if stay != usize::from(replica) {
             return Err(format!(
                 "set {}: {stay} bricks would be left, and replica {replica} was said; name {} of \

@@ -197,6 +197,7 @@ fn copies_are_added_and_taken_out_in_every_set() {
         (add(2, &[5]), "must be greater"),
         (add(1, &[5]), "must be greater"),
         (add(3, &[5]), "Incorrect number of bricks supplied 1 with count 2"),
+        (add(3, &[]), "Incorrect number of bricks supplied 0"),
         (add(17, &[5]), "replica count must be"),
         (add(3, &[1, 5]), "already part of volume"),
         (add(3, &[5, 5]), "named twice"),
@@ -222,6 +223,7 @@ fn copies_are_added_and_taken_out_in_every_set() {
     for (change, says) in [
         (remove(3, &[1]), "must be less"),
         (remove(0, &[1]), "must be less"),
+        (remove(2, &[]), "2 was said"),
         (remove(2, &[1]), "2 was said"),
         (remove(2, &[1, 2]), "2 was said"),
         (remove(2, &[1, 1]), "twice"),
