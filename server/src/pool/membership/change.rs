@@ -103,7 +103,7 @@ fn known(set: &SetMap, runs: &Runs, brick: BrickId) -> Option<Known> {
     let member = set.member(brick)?;
     let run = runs.get(&member.peer)?.as_ref()?.get(&brick)?;
     let named = run.online && run.incarnation == member.incarnation.0;
-    named.then(|| Known { noted: Epoch(run.noted_epoch), stale: run.stale_copies })
+    named.then_some(Known { noted: Epoch(run.noted_epoch), stale: run.stale_copies })
 }
 
 /// What is being changed about a brick, in words; empty: nothing.

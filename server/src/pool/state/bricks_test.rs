@@ -40,8 +40,8 @@ fn key(set: u32) -> SetKey {
 
 /// `sets` sets of `replica` bricks, numbered from 1 on, all in-sync; peers 1 to 20.
 fn pool(sets: u128, replica: u128) -> PoolState {
-    let mut state = PoolState::default();
-    state.peers = (1..=20).map(|n| (PeerId(Uuid::from_u128(n)), peer(n))).collect();
+    let peers = (1..=20).map(|n| (PeerId(Uuid::from_u128(n)), peer(n))).collect();
+    let mut state = PoolState { peers, ..PoolState::default() };
     let set = |at: u128| {
         let bricks: Vec<NewBrick> = (1..=replica).map(|n| new(at * replica + n)).collect();
         let mut set = unstarted_set(at as u32, &bricks);

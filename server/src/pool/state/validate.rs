@@ -119,14 +119,14 @@ pub fn new_brick(state: &PoolState, brick: &NewBrick) -> Result<(), String> {
 /// # Errors
 /// Which of both, as a sentence.
 pub fn apart(brick: &NewBrick, others: &[NewBrick]) -> Result<(), String> {
-    let same = others.iter().filter(|o| o.peer == brick.peer);
-    for other in same.filter(|o| nested(&o.path, &brick.path)) {
-        return Err(match other.path == brick.path {
-            true => format!("brick {} is named twice", brick.path),
-            false => format!("brick {} lies inside another brick, or holds one", brick.path),
-        });
+    let near = |o: &&NewBrick| o.peer == brick.peer && nested(&o.path, &brick.path);
+    match others.iter().find(near) {
+        None => Ok(()),
+        Some(other) if other.path == brick.path => {
+            Err(format!("brick {} is named twice", brick.path))
+        }
+        Some(_) => Err(format!("brick {} lies inside another brick, or holds one", brick.path)),
     }
-    Ok(())
 }
 
 fn brick_is_free(state: &PoolState, brick: &NewBrick) -> Result<(), String> {
