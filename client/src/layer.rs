@@ -58,6 +58,14 @@ pub trait Below: Send + Sync + 'static {
     /// Gets a lease in at least `mode`, waiting for other holders to give theirs back.
     fn acquire(&self, set: SetId, key: LeaseKey, mode: Mode) -> Boxed<'_, Result<Held, Errno>>;
 
+    /// As `acquire`, exclusively, for a change that the lead may execute as well. `None`: it
+    /// would rather do that, for the key is contended; the change is then given to `call` at once.
+    fn acquire_to_change(
+        &self,
+        set: SetId,
+        key: LeaseKey,
+    ) -> Boxed<'_, Result<Option<Held>, Errno>>;
+
     /// The first open and the last close of an inode here (pins ride on lease returns).
     fn set_open(&self, gfid: Gfid, open: bool);
 

@@ -6,8 +6,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -403,6 +405,154 @@ fn make_and_look(dir: &Path, at: usize) -> Result<()> {
         ensure!(took < PAUSE_MAX, "a create took {took:?}");
     }
     Ok(())
+}
+
+/// Changes of each mount in each fight.
+const BLOWS: usize = 150;
+/// Until the lead notices a fight leases go to and fro, each time after the holder's moment.
+const RECALLS_MAX: u64 = BLOWS as u64 / 3;
+
+/// Trap 28: leases that bounce cost each change a recall. Once the lead executes the changes of both
+/// mounts, nobody is recalled for them, both come to their end, and nothing is lost or torn.
+#[test]
+fn trap_28_two_mounts_fight_for_a_file_and_for_a_directory() {
+    judged("two_mounts_fight", NEEDS, || {
+        let mut cluster = Cluster::with_volume(Spec::new("fight"))?;
+        let mounts = [cluster.mount(0, "gv0", "")?, cluster.mount(1, "gv0", "")?];
+        let points = mounts.each_ref().map(|mount| mount.point().to_owned());
+        fs::create_dir(points[0].join("d"))?;
+        for name in ["block", "log"] {
+            fs::write(points[0].join(name), "")?;
+        }
+        brawl(&cluster, &points, "writes of one block", |root, who, bell| {
+            let file = OpenOptions::new().write(true).open(root.join("block"))?;
+            let block = vec![b'a' + who as u8; 4096];
+            for _ in 0..BLOWS {
+                bell.wait(who);
+                file.write_all_at(&block, 0)?;
+            }
+            Ok(file.sync_all()?)
+        })?;
+        let block = fs::read(points[0].join("block"))?;
+        ensure!(block.len() == 4096 && block.iter().all(|b| *b == block[0]), "a torn block");
+        brawl(&cluster, &points, "appends", |root, who, bell| {
+            let mut file = OpenOptions::new().append(true).open(root.join("log"))?;
+            for n in 0..BLOWS {
+                bell.wait(who);
+                file.write_all(record(who, n).as_bytes())?;
+            }
+            Ok(())
+        })?;
+        for root in &points {
+            demand_records(&fs::read_to_string(root.join("log"))?)?;
+        }
+        brawl(&cluster, &points, "creates and unlinks", |root, who, bell| {
+            for n in 0..BLOWS / 2 {
+                let path = root.join("d").join(format!("{who}-{n}"));
+                bell.wait(who);
+                drop(File::create_new(&path)?);
+                if n % 2 == 0 {
+                    fs::remove_file(&path)?;
+                }
+            }
+            Ok(())
+        })?;
+        for root in &points {
+            let left = fs::read_dir(root.join("d"))?.count();
+            ensure!(left == 2 * (BLOWS / 4), "{left} names are left");
+        }
+        cluster.demand_equal_bricks("gv0")?;
+        drop(mounts);
+        cluster.passed();
+        Ok(())
+    });
+}
+
+/// Both mounts at once; counts what the bricks did for it, not how long it took.
+fn brawl(
+    cluster: &Cluster,
+    points: &[PathBuf; 2],
+    what: &str,
+    blows: impl Fn(&Path, usize, &Bell) -> Result<()> + Sync,
+) -> Result<()> {
+    let recalls = counted(cluster, "brick_recalls_total")?;
+    let executed = counted(cluster, "brick_executed_total")?;
+    let (blows, bell) = (&blows, &Bell::default());
+    thread::scope(|scope| -> Result<()> {
+        let sides = points.iter().enumerate();
+        let sides: Vec<_> = sides
+            .map(|(who, root)| scope.spawn(move || bell.of(|| blows(root, who, bell))))
+            .collect();
+        for side in sides {
+            side.join().map_err(|_| anyhow::anyhow!("a fighter panicked"))??;
+        }
+        Ok(())
+    })
+    .context(what.to_owned())?;
+    let recalls = counted(cluster, "brick_recalls_total")? - recalls;
+    let executed = counted(cluster, "brick_executed_total")? - executed;
+    println!("{what}: {} changes, {executed} executed by the lead, {recalls} recalls", 2 * BLOWS);
+    ensure!(recalls <= RECALLS_MAX, "{what}: {recalls} recalls for {} changes", 2 * BLOWS);
+    ensure!(executed > BLOWS as u64 / 2, "{what}: the lead executed {executed} only");
+    Ok(())
+}
+
+/// Each blow begins on both sides at once, as long as both fight.
+#[derive(Default)]
+struct Bell {
+    blows: [AtomicUsize; 2],
+    over: AtomicBool,
+}
+
+impl Bell {
+    fn wait(&self, who: usize) {
+        let mine = self.blows[who].fetch_add(1, Ordering::SeqCst) + 1;
+        let behind = || self.blows[1 - who].load(Ordering::SeqCst) < mine;
+        while behind() && !self.over.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    fn of(&self, side: impl FnOnce() -> Result<()>) -> Result<()> {
+        let done = side();
+        self.over.store(true, Ordering::SeqCst);
+        done
+    }
+}
+
+fn record(who: usize, n: usize) -> String {
+    format!("mount {who} record {n:06} {}\n", "x".repeat(200 + who * 31))
+}
+
+/// Every record of both, whole and once, each side's in order.
+fn demand_records(log: &str) -> Result<()> {
+    for who in 0..2 {
+        let mine = format!("mount {who} ");
+        let found: Vec<&str> = log.lines().filter(|line| line.starts_with(&mine)).collect();
+        ensure!(found.len() == BLOWS, "{} records of mount {who}", found.len());
+        for (n, line) in found.into_iter().enumerate() {
+            ensure!(format!("{line}\n") == record(who, n), "record {n} of mount {who}: {line}");
+        }
+    }
+    ensure!(log.lines().count() == 2 * BLOWS, "{} lines", log.lines().count());
+    Ok(())
+}
+
+/// A counter of all bricks since their daemons started.
+fn counted(cluster: &Cluster, name: &str) -> Result<u64> {
+    let mut sum: f64 = 0.0;
+    for node in &cluster.nodes {
+        let mut stream = TcpStream::connect((node.host.as_str(), 9612))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let mine = format!("{name}{{");
+        let lines = text.lines().filter(|line| line.starts_with(&mine));
+        let values = lines.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok());
+        sum += values.sum::<f64>();
+    }
+    Ok(sum as u64)
 }
 
 #[test]

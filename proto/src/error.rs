@@ -87,6 +87,8 @@ pub enum Refusal {
     TooFewInSync,
     /// The brick took itself out of service because of its own disk. Wait for a map.
     Failed,
+    /// The key's lease bounces between sessions: send the change itself, to be executed here.
+    Contended,
 }
 
 impl Refusal {
@@ -106,6 +108,7 @@ impl Refusal {
             Refusal::Moved => 11,
             Refusal::TooFewInSync => 12,
             Refusal::Failed => 13,
+            Refusal::Contended => 14,
         }
     }
 
@@ -124,6 +127,7 @@ impl Refusal {
             11 => Refusal::Moved,
             12 => Refusal::TooFewInSync,
             13 => Refusal::Failed,
+            14 => Refusal::Contended,
             _ => Refusal::Busy,
         }
     }
@@ -170,6 +174,7 @@ mod tests {
             Refusal::Moved,
             Refusal::TooFewInSync,
             Refusal::Failed,
+            Refusal::Contended,
         ];
         for refusal in all {
             assert_eq!(Refusal::from_code(refusal.code(), 7), refusal);

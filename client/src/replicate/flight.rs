@@ -15,9 +15,9 @@ use proto_rules::txn::{Targets, Txn, TxnCommand, TxnError};
 use tokio::time::sleep;
 
 use super::order::{Leave, Numbered};
-use super::{RETRY_AFTER, ReplicaSet, verdict, wake_at};
+use super::{RETRY_AFTER, ReplicaSet, wake_at};
 use crate::clock;
-use crate::transport::{CallError, Counters, Reply, Request};
+use crate::transport::{CallError, Counters, Reply, Request, digest};
 
 /// The leases under which a change is made, as they stand now.
 pub(crate) enum Ground {
@@ -40,6 +40,23 @@ pub(crate) struct Change {
     /// Leases to ask the lead for along with it.
     pub(crate) wants: Vec<Want>,
     pub(crate) footing: Box<dyn Footing>,
+    /// To be executed by the lead: sent to nobody else.
+    pub(crate) execute: bool,
+}
+
+impl Change {
+    /// Whom it is sent to.
+    fn only(&self, mut targets: Targets) -> Targets {
+        if self.execute {
+            let lead = targets.lead.0;
+            targets.members.retain(|member| *member == lead);
+        }
+        targets
+    }
+
+    fn request(&self, epoch: Epoch) -> Request {
+        Request { execute: self.execute, ..Request::new(&self.call, epoch) }
+    }
 }
 
 /// How a change ended.
@@ -74,7 +91,7 @@ impl ReplicaSet {
         let begin = async {
             let leave = self.order.leave(change.call.fop.touches()).await;
             let numbered = self.order.number().await;
-            let targets = self.members.targets(self.id).await;
+            let targets = change.only(self.members.targets(self.id).await);
             (leave, numbered, targets)
         };
         let begun = tokio::select! {
@@ -120,7 +137,7 @@ impl Flight {
         deadline: Tick,
     ) -> Flight {
         change.call.seq = numbered.seq;
-        let request = Request::new(&change.call, targets.epoch);
+        let request = change.request(targets.epoch);
         let (epoch, lead) = (targets.epoch, targets.lead.0);
         let (txn, commands) = Txn::start(targets, deadline);
         let mut flight = Flight {
@@ -205,7 +222,7 @@ impl Flight {
                     if member == self.lead {
                         self.lead_reply = Some((member, reply.clone()));
                     }
-                    let digest = verdict::digest(self.request.op, &reply);
+                    let digest = digest(self.request.op, &reply);
                     let commands = self.txn.on_answer(now, member, self.epoch, digest, reply);
                     self.obey(commands);
                 }
@@ -242,7 +259,8 @@ impl Flight {
     }
 
     fn new_epoch(&mut self) {
-        let Some(targets) = self.set.members.targets_now(self.set.id) else {
+        let targets = self.set.members.targets_now(self.set.id);
+        let Some(targets) = targets.map(|targets| self.change.only(targets)) else {
             // Between two leads: the next map has one.
             self.later(RETRY_AFTER, Event::Tick);
             self.epoch = self.set.members.epoch(self.set.id);
@@ -251,7 +269,7 @@ impl Flight {
         self.epoch = targets.epoch;
         self.lead = targets.lead.0;
         self.lead_reply = None;
-        self.request = Request::new(&self.change.call, self.epoch);
+        self.request = self.change.request(self.epoch);
         self.latest.clear();
         let commands = self.txn.on_map(targets);
         if commands.is_empty() && !self.txn.is_over() {

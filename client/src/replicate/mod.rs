@@ -5,7 +5,6 @@
 //! order.rs     numbers of changes, the settled mark, no two conflicting ones in flight, none
 //!              beside a read of the same
 //! flight.rs    one change: drives the rules' `Txn` (proto-rules) over the connections
-//! verdict.rs   what a member's answer means
 //! read.rs      one read: drives the rules' `ReadTxn`
 //! ```
 //!
@@ -37,7 +36,6 @@ mod flight;
 mod members;
 mod order;
 mod read;
-mod verdict;
 
 pub(crate) use flight::{Change, End, Footing, Ground};
 pub(crate) use members::{Members, Notices};

@@ -33,7 +33,8 @@ pub(crate) struct Said {
 
 impl ReplicaSet {
     /// Asks until a member answers: with success, with an errno, or (asked without a lease)
-    /// with StaleLease, which a claim gets that comes too late.
+    /// with StaleLease, which a claim gets that comes too late, or Contended, for a wish that
+    /// yields.
     ///
     /// # Errors
     /// ETIMEDOUT at the deadline.
@@ -138,7 +139,8 @@ impl Errand<'_> {
         let commands = match result {
             Ok(reply) => match reply.status {
                 Status::Failed(Failure::Refused(refusal)) => {
-                    if refusal == Refusal::StaleLease && self.ask.under.is_none() {
+                    let told = matches!(refusal, Refusal::StaleLease | Refusal::Contended);
+                    if told && self.ask.under.is_none() {
                         return Ok(Said { reply, brick });
                     }
                     if refusal == Refusal::Moved {

@@ -8,7 +8,7 @@ use proto::placement::slot_of_name;
 use proto::{Errno, Gfid, SetId, Stamp};
 
 use super::Session;
-use super::perform::{errno_of, obtain};
+use super::perform::{Obtain, errno_of, obtain};
 use crate::clock;
 use crate::distribute::clamp;
 use crate::layer::{Below, Boxed, Held, InUse, Keeper};
@@ -48,17 +48,18 @@ impl Below for Session {
 
     fn acquire(&self, set: SetId, key: LeaseKey, mode: Mode) -> Boxed<'_, Result<Held, Errno>> {
         Box::pin(async move {
-            let state = self.set(set).ok_or(Errno::EIO)?;
-            let deadline = self.deadline();
-            loop {
-                let hold = obtain(&state, &[key], mode, false, deadline).await?;
-                // Not there if it ran out this very moment.
-                if let Some(held) = state.leases.held(key) {
-                    return Ok(held);
-                }
-                drop(hold);
-            }
+            let held = self.lease_of(set, key, Obtain::waiting(mode)).await?;
+            held.ok_or(Errno::EIO)
         })
+    }
+
+    fn acquire_to_change(
+        &self,
+        set: SetId,
+        key: LeaseKey,
+    ) -> Boxed<'_, Result<Option<Held>, Errno>> {
+        let how = Obtain { yields: true, ..Obtain::waiting(Mode::Exclusive) };
+        Box::pin(self.lease_of(set, key, how))
     }
 
     fn set_open(&self, gfid: Gfid, open: bool) {
@@ -86,6 +87,30 @@ impl Below for Session {
     fn set_keeper(&self, keeper: Arc<dyn Keeper>) {
         if self.keeper.set(keeper).is_err() {
             tracing::error!("a session has one keeper; the second is ignored");
+        }
+    }
+}
+
+impl Session {
+    /// `None`: the key is contended, and this yields.
+    async fn lease_of(
+        &self,
+        set: SetId,
+        key: LeaseKey,
+        how: Obtain,
+    ) -> Result<Option<Held>, Errno> {
+        let state = self.set(set).ok_or(Errno::EIO)?;
+        let deadline = self.deadline();
+        loop {
+            if how.yields && state.leases.are_contended(&[key]) {
+                return Ok(None);
+            }
+            let Some(hold) = obtain(&state, &[key], how, deadline).await? else { return Ok(None) };
+            // Not there if it ran out this very moment.
+            if let Some(held) = state.leases.held(key) {
+                return Ok(Some(held));
+            }
+            drop(hold);
         }
     }
 }

@@ -15,13 +15,16 @@ use proto_rules::lease::Lease;
 use proto_rules::lease::cache::{LeaseCache, RecallAction};
 use proto_rules::lease::table::Reclaimed;
 use proto_rules::locks::Locks;
-use proto_rules::time::{MS, Nanos};
+use proto_rules::time::{CONTENDED_ASK, MS, Nanos};
 use tokio::sync::Notify;
 
 use crate::layer::Held;
 use crate::replicate::{Footing, Ground};
 use crate::sync::lock;
 use crate::{clock, transport::Counters};
+
+/// Contended keys remembered before those that are over are forgotten.
+const CONTENDED_MAX: usize = 1024;
 
 /// What the session's task has to do, in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +76,8 @@ pub(super) struct Inner {
     /// Advisory locks that the lead has granted.
     pub(super) locks: Locks,
     pub(super) todo: Vec<Todo>,
+    /// Keys whose changes the lead executes, and until when they are sent without a wish.
+    contended: HashMap<LeaseKey, Tick>,
 }
 
 pub(super) struct Leases {
@@ -247,6 +252,27 @@ impl Leases {
             inner.lose_locks();
             true
         })
+    }
+
+    /// The lead would rather execute changes of these than lease the keys.
+    pub(super) fn note_contended(&self, keys: &[LeaseKey]) {
+        let mut inner = lock(&self.inner);
+        let now = clock::now();
+        if inner.contended.len() >= CONTENDED_MAX {
+            inner.contended.retain(|_, until| *until > now);
+        }
+        let until = now.after(CONTENDED_ASK);
+        inner.contended.extend(keys.iter().map(|key| (*key, until)));
+    }
+
+    /// Whether a change of these goes to the lead, to be executed there: one of them is contended
+    /// and not held.
+    pub(super) fn are_contended(&self, keys: &[LeaseKey]) -> bool {
+        let inner = lock(&self.inner);
+        let now = clock::now();
+        let exclusive = |key: &LeaseKey| inner.cache.may_begin(now, *key, Mode::Exclusive);
+        let fought = |key: &LeaseKey| inner.contended.get(key).is_some_and(|until| now < *until);
+        keys.iter().any(|key| fought(key) && exclusive(key).is_none())
     }
 
     pub(super) fn held(&self, key: LeaseKey) -> Option<Held> {
@@ -506,6 +532,15 @@ struct Used {
     key: LeaseKey,
     number: LeaseNumber,
     lost: Arc<AtomicBool>,
+}
+
+/// What the lead executes is made under no lease of the session's: it is sent to whoever leads.
+pub(super) struct NoLease;
+
+impl Footing for NoLease {
+    fn ground(&self) -> Ground {
+        Ground::Firm(Vec::new())
+    }
 }
 
 /// Leases in use: not given back while this lives.

@@ -64,6 +64,25 @@ pub(super) fn may_lose_its_name(fop: &Fop) -> Option<Gfid> {
     }
 }
 
+/// Changes that a lead executes for a session: of one inode, or of one name.
+pub(super) fn may_be_executed(fop: &Fop) -> bool {
+    matches!(
+        fop,
+        Fop::Create(_)
+            | Fop::Unlink(_)
+            | Fop::Write(_)
+            | Fop::Setattr(_)
+            | Fop::Setxattr(_)
+            | Fop::Removexattr(_)
+            | Fop::Fallocate(_)
+    )
+}
+
+/// Only the lead knows where it goes.
+pub(super) fn is_append(fop: &Fop) -> bool {
+    matches!(fop, Fop::Write(a) if a.append)
+}
+
 /// Keeps that inode.
 pub(super) fn keep(fop: &mut Fop) {
     match fop {

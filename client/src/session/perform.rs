@@ -11,11 +11,11 @@ use proto::frame::Status;
 use proto::{Errno, Failure, Gfid, Refusal, SetId};
 use proto_rules::Tick;
 
-use super::leases::{Gap, Hold};
+use super::leases::{Gap, Hold, NoLease};
 use super::{Session, SetState, needs};
 use crate::clock;
 use crate::distribute::{Place, Router, merge_entries, sum_statfs};
-use crate::replicate::{Ask, Change, End, RETRY_AFTER, Said, wake_at};
+use crate::replicate::{Ask, Change, End, Footing, RETRY_AFTER, Said, wake_at};
 
 impl Session {
     pub(super) async fn perform(&self, call: Call, wants: Vec<Want>) -> Outcome {
@@ -178,13 +178,19 @@ impl Session {
         let _sealed = self.seal(&call.fop, set, deadline).await?;
         let keys = needs::of_change(&call.fop);
         state.leases.worth_asking(&mut wants);
+        let yields = !buffered && needs::may_be_executed(&call.fop);
         loop {
-            let hold = obtain(&state, &keys, Mode::Exclusive, buffered, deadline).await?;
+            let footing =
+                self.footing(&state, &call.fop, &keys, (buffered, yields), deadline).await?;
+            let execute = footing.is_none();
+            let footing: Box<dyn Footing> = match footing {
+                Some(hold) => Box::new(hold),
+                None => Box::new(NoLease),
+            };
             keep_if_open(&state, &mut call.fop);
             let creates = matches!(call.fop, Fop::Create(_));
             let _asking = state.leases.ask(&wants, creates);
-            let change =
-                Change { call: call.clone(), wants: wants.clone(), footing: Box::new(hold) };
+            let change = Change { call: call.clone(), wants: wants.clone(), footing, execute };
             match state.replica.change(change, deadline).await {
                 End::Done { reply, lead } => {
                     let mut done = reply.into_outcome(call.fop.op())?;
@@ -196,6 +202,10 @@ impl Session {
                 }
                 End::Failed(errno) => return Err(errno.into()),
                 End::LeaseLost if buffered => return Err(Errno::EIO.into()),
+                // Done again it would be another one.
+                End::LeaseLost if execute && needs::is_append(&call.fop) => {
+                    return Err(Errno::EIO.into());
+                }
                 // All members agree about what became of it; tried again, it is recognised
                 // by state where it had happened.
                 End::LeaseLost => {
@@ -204,6 +214,22 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// The leases under which a change is made. `None`: the lead executes it.
+    async fn footing(
+        &self,
+        state: &Arc<SetState>,
+        fop: &Fop,
+        keys: &[LeaseKey],
+        (buffered, yields): (bool, bool),
+        deadline: Tick,
+    ) -> Result<Option<Hold>, Errno> {
+        if needs::is_append(fop) || (yields && state.leases.are_contended(keys)) {
+            return Ok(None);
+        }
+        let how = Obtain { mode: Mode::Exclusive, buffered, yields };
+        obtain(state, keys, how, deadline).await
     }
 
     /// Before a directory with parts on several sets is removed: takes the other sets' parts,
@@ -225,7 +251,7 @@ impl Session {
             }
             let state = self.set(other).ok_or(Errno::EIO)?;
             let key = [LeaseKey::Part(dir)];
-            holds.push(obtain(&state, &key, Mode::Exclusive, false, deadline).await?);
+            holds.extend(obtain(&state, &key, Obtain::waiting(Mode::Exclusive), deadline).await?);
             let readdir = Call::new(Readdir { gfid: dir, limit: 1, ..Readdir::default() });
             match self.read(other, &readdir, Vec::new(), deadline).await {
                 Err(Failure::Errno(Errno::ENOENT)) => {}
@@ -268,30 +294,51 @@ fn keep_if_open(state: &SetState, fop: &mut Fop) {
     }
 }
 
-/// Gets leases and uses them. While waiting for one, those held already are not in use, so
+/// How leases are asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Obtain {
+    pub(super) mode: Mode,
+    /// For writing back, which a recalled lease still allows.
+    pub(super) buffered: bool,
+    /// Of contended keys it would rather have the change executed by the lead.
+    pub(super) yields: bool,
+}
+
+impl Obtain {
+    /// Waits for the holders to give theirs back.
+    pub(super) fn waiting(mode: Mode) -> Obtain {
+        Obtain { mode, buffered: false, yields: false }
+    }
+}
+
+/// Gets leases and uses them; `None`: a key is contended, and this yields. While waiting for one, those held already are not in use, so
 /// that recalls of them are honoured (no two sessions wait for each other).
 pub(super) async fn obtain(
     state: &Arc<SetState>,
     keys: &[LeaseKey],
-    mode: Mode,
-    buffered: bool,
+    Obtain { mode, buffered, yields }: Obtain,
     deadline: Tick,
-) -> Result<Hold, Errno> {
+) -> Result<Option<Hold>, Errno> {
     let timed_out = || wake_at(deadline);
     loop {
         let changed = state.leases.changed();
         let gap = match state.leases.take(keys, mode, buffered) {
-            Ok(hold) => return Ok(hold),
+            Ok(hold) => return Ok(Some(hold)),
             Err(gap) => gap,
         };
         if buffered && !state.leases.still_ours(keys) {
             return Err(Errno::EIO);
         }
         match gap {
-            Gap::Ask(wants) if !buffered => {
-                tokio::select! {
+            Gap::Ask(mut wants) if !buffered => {
+                wants.iter_mut().for_each(|want| want.yields = yields);
+                let asked = tokio::select! {
                     asked = acquire(state, wants, deadline) => asked?,
                     () = timed_out() => return Err(Errno::ETIMEDOUT),
+                };
+                if asked == Asked::Contended {
+                    state.leases.note_contended(keys);
+                    return Ok(None);
                 }
             }
             // Run out with data buffered under it: the lead may still renew it.
@@ -303,8 +350,15 @@ pub(super) async fn obtain(
     }
 }
 
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Answered,
+    /// Nothing is granted: the lead would rather execute the change.
+    Contended,
+}
+
 /// One round trip to the lead for leases.
-async fn acquire(state: &Arc<SetState>, wants: Vec<Want>, deadline: Tick) -> Result<(), Errno> {
+async fn acquire(state: &Arc<SetState>, wants: Vec<Want>, deadline: Tick) -> Result<Asked, Errno> {
     let _asking = state.leases.ask(&wants, false);
     let count = wants.len();
     let call = Call::new(Acquire {});
@@ -317,13 +371,17 @@ async fn acquire(state: &Arc<SetState>, wants: Vec<Want>, deadline: Tick) -> Res
             if granted < count {
                 tokio::time::sleep(RETRY_AFTER).await;
             }
-            Ok(())
+            Ok(Asked::Answered)
         }
         Status::Failed(Failure::Errno(errno)) => Err(errno),
+        Status::Failed(Failure::Refused(Refusal::Contended)) => {
+            state.leases.granted(said.brick, said.reply.sent, &said.reply.grants);
+            Ok(Asked::Contended)
+        }
         Status::Failed(Failure::Refused(refusal)) => {
             debug_assert_eq!(refusal, Refusal::StaleLease, "the others are waited out");
             tokio::time::sleep(RETRY_AFTER).await;
-            Ok(())
+            Ok(Asked::Answered)
         }
     }
 }
@@ -332,5 +390,8 @@ async fn acquire(state: &Arc<SetState>, wants: Vec<Want>, deadline: Tick) -> Res
 async fn confirm(state: &Arc<SetState>, keys: &[LeaseKey], deadline: Tick) -> Result<(), Errno> {
     tokio::time::sleep(RETRY_AFTER).await;
     let wants = state.leases.wants(keys);
-    if wants.is_empty() { Ok(()) } else { acquire(state, wants, deadline).await }
+    if !wants.is_empty() {
+        acquire(state, wants, deadline).await?;
+    }
+    Ok(())
 }

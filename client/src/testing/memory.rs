@@ -445,6 +445,15 @@ impl Below for MemoryBelow {
         })
     }
 
+    fn acquire_to_change(
+        &self,
+        set: SetId,
+        key: LeaseKey,
+    ) -> Boxed<'_, Result<Option<Held>, Errno>> {
+        let held = self.acquire(set, key, Mode::Exclusive);
+        Box::pin(async move { held.await.map(Some) })
+    }
+
     fn set_open(&self, gfid: Gfid, open: bool) {
         let mut opens = lock(&self.session.opens);
         if open {

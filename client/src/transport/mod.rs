@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! BrickClient      one brick; a lane per shard, connected when needed, with backoff
+//!   verdict        what a member's answer means
 //!   way            straight to the brick's peer, or through another peer that passes it on
 //!   Connection     one TCP connection: inline sends, one task that reads (and sends leftovers)
 //!     FrameReader  bytes to checked frames, payloads straight into their own buffers
@@ -23,6 +24,7 @@ mod counters;
 mod reader;
 mod request;
 pub mod shard;
+mod verdict;
 mod way;
 
 pub use brick::{BrickClient, Target};
@@ -30,6 +32,7 @@ pub use connector::{ConnectError, Connector, Identity, Proof, Pushes};
 pub use counters::{Counters, OpCount};
 pub use reader::FrameReader;
 pub use request::{CallError, Reply, Request};
+pub use verdict::digest;
 
 #[cfg(test)]
 mod transport_test;

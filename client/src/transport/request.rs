@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use proto::fop::{Answer, Call, Caller, Class, Fop, Grant, Op, Return, Under, Want};
 use proto::frame::{self, Flags, FrameKind, Header, ReplyHead, RequestHead, Status};
-use proto::{Epoch, Failure, Seq, Stamp};
+use proto::{Epoch, Failure, Seq, SessionId, Stamp};
 use proto_rules::Tick;
 
 /// One operation, encoded once for all members of a set. Cheap to clone: bulk is shared.
@@ -22,6 +22,10 @@ pub struct Request {
     pub mark: u64,
     pub stamp: Stamp,
     pub resend: bool,
+    /// The lead shall execute it, or does: see `on_behalf`.
+    pub execute: bool,
+    /// From the lead to a member: of this session, not of the connection's.
+    pub on_behalf: Option<SessionId>,
     pub wants: Vec<Want>,
     pub under: Vec<Under>,
     /// Bytes expected back, for the choice of a member to read from.
@@ -48,6 +52,8 @@ impl Request {
             mark: 0,
             stamp: call.stamp,
             resend: call.resend,
+            execute: false,
+            on_behalf: None,
             wants: Vec::new(),
             under: Vec::new(),
             reply_bytes,
@@ -58,13 +64,19 @@ impl Request {
         self.op.class() == Class::Change
     }
 
+    fn flags(&self) -> Flags {
+        let resend = if self.resend { Flags::RESEND.0 } else { 0 };
+        let execute = if self.execute { Flags::EXECUTE.0 } else { 0 };
+        Flags(resend | execute)
+    }
+
     /// Header and message for one connection.
     pub(super) fn encode(&self, session: u64, id: u64) -> Bytes {
         let mut header = Header::new(FrameKind::Request);
         header.op = self.op.code();
-        header.flags = if self.resend { Flags::RESEND } else { Flags::default() };
+        header.flags = self.flags();
         header.request = id;
-        header.session = session;
+        header.session = self.on_behalf.map_or(session, |s| s.0);
         header.epoch = self.epoch.0;
         header.seq = self.seq.0;
         header.mark = self.mark;

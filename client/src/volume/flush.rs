@@ -96,6 +96,7 @@ impl Volume {
             inside,
             sync: run.written.sync,
             kill_privileges,
+            append: false,
         };
         let mut call = Call::new(write).with_payload(run.data.clone());
         call.stamp = run.written.stamp;

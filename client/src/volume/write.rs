@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use proto::fop::{FILE_BYTES_MAX, LeaseKey, Mode};
+use proto::fop::{Call, FILE_BYTES_MAX, LeaseKey, Mode, Write};
 use proto::{Attr, Errno};
 
 use super::node::{Node, State};
-use super::{File, Volume};
+use super::{File, Volume, answer};
 use crate::cache::extents::{RUN_BYTES_MAX, Written};
 use crate::sync::lock;
 
@@ -49,7 +49,10 @@ impl Volume {
         let node = &file.node;
         node.demand_unbroken()?;
         let append = (file.how.append || how.append) && !how.from_mapping;
-        let (end, mark, trouble) = self.buffer(file, offset, data, how, append).await?;
+        let put = self.buffer(file, offset, data.clone(), how, append).await?;
+        let Some((end, mark, trouble)) = put else {
+            return self.write_at_lead(file, offset, data, how, append).await;
+        };
         let through = !self.config.write_behind || file.how.sync || file.how.direct;
         if (through && !how.from_mapping) || how.kill_privileges {
             self.flush_upto(node, mark).await;
@@ -66,8 +69,39 @@ impl Volume {
         Ok(end)
     }
 
+    /// The inode is contended: the lead executes the write, and it is on all members when this
+    /// returns. Nothing of it is remembered here, where no lease guards it.
+    async fn write_at_lead(
+        &self,
+        file: &File,
+        offset: u64,
+        data: Bytes,
+        how: WriteHow,
+        append: bool,
+    ) -> Result<u64, Errno> {
+        let node = &file.node;
+        // What was buffered here went out with the lease, unless somebody has just got it again.
+        self.flush_node(node).await;
+        let len = data.len() as u64;
+        let end = offset.checked_add(len).filter(|end| *end <= FILE_BYTES_MAX);
+        let end = if append { len } else { end.ok_or(Errno::EFBIG)? };
+        let write = Write {
+            gfid: node.gfid,
+            offset: if append { 0 } else { offset },
+            len,
+            inside: false,
+            sync: file.how.sync,
+            kill_privileges: how.kill_privileges,
+            append,
+        };
+        let done = self.call(Call::new(write).with_payload(data), Vec::new()).await;
+        self.drop_inode(&mut node.lock());
+        let attr = answer!(done?, Attr)?;
+        Ok(if append { attr.size } else { end })
+    }
+
     /// Puts the bytes into the buffer. Answers their end, the write's number, and how many
-    /// flushes had failed before.
+    /// flushes had failed before; `None` when the lead shall execute the write.
     async fn buffer(
         &self,
         file: &File,
@@ -75,7 +109,7 @@ impl Volume {
         data: Bytes,
         how: WriteHow,
         append: bool,
-    ) -> Result<(u64, u64, u64), Errno> {
+    ) -> Result<Option<(u64, u64, u64)>, Errno> {
         let node = &file.node;
         let set = self.below.set_of_inode(node.gfid);
         let key = LeaseKey::Inode(node.gfid);
@@ -89,7 +123,10 @@ impl Volume {
             let guard = self.below.hold(set, key, Mode::Exclusive);
             if guard.is_none() && !(how.from_mapping && node.lock().recalling > 0) {
                 // Only a recall that is writing mapped pages back takes bytes without.
-                self.below.acquire(set, key, Mode::Exclusive).await?;
+                let held = self.below.acquire_to_change(set, key).await?;
+                if held.is_none() {
+                    return Ok(None);
+                }
                 continue;
             }
             let put = self.put_at(node, (!append).then_some(offset), &data, file.how.sync, how);
@@ -97,7 +134,7 @@ impl Volume {
             match put? {
                 Some(put) => {
                     self.note_dirty(node);
-                    return Ok(put);
+                    return Ok(Some(put));
                 }
                 None => self.fetch_attr(node).await.map(|_| ())?,
             }

@@ -15,6 +15,7 @@ use proto_rules::restart::Report;
 use proto_rules::set::SetEntry;
 use proto_rules::settle::MemberList;
 use proto_rules::time::Nanos;
+use proto_rules::window::Entry;
 
 use crate::model::change::{Change, Name, Outcome};
 use crate::model::store::{ChangeLog, Inode, Piece};
@@ -85,6 +86,8 @@ pub enum Call {
     Pieces(Vec<Piece>),
     Clear {
         settled: Vec<(SessionId, Seq)>,
+        /// What a lead executed, with its reply.
+        taken: Vec<(SessionId, Seq, Entry<Outcome>)>,
         ended: Vec<(SessionId, bool)>,
         graced: Option<Epoch>,
     },
@@ -127,6 +130,7 @@ pub enum Done {
     Unsettled {
         list: MemberList,
         graced: Epoch,
+        by_lead: Vec<(SessionId, Seq, Entry<Outcome>)>,
     },
     Pieces(Vec<Piece>),
     Ok,
@@ -171,6 +175,10 @@ pub struct Request {
     pub mark: Seq,
     pub resend: bool,
     pub stamp: u64,
+    /// The lead shall execute it ...
+    pub execute: bool,
+    /// ... or does, and sends it on.
+    pub by_lead: bool,
     pub under: Vec<(LeaseKey, LeaseNumber)>,
     pub body: Body,
 }
@@ -180,7 +188,7 @@ pub enum Body {
     Hello,
     Renew { progress: Vec<LeaseKey> },
     Reclaim(Reclaim),
-    Ask { key: LeaseKey, mode: Mode },
+    Ask { key: LeaseKey, mode: Mode, yields: bool },
     Return { lease: Lease, keep: Mode, open: bool },
     Read { gfid: Gfid, block: u8 },
     Getattr { gfid: Gfid },

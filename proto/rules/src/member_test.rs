@@ -1,6 +1,6 @@
 use super::stale::Marking;
 use super::*;
-use crate::lease::table::{Ask, LeaseCommand};
+use crate::lease::table::{Ask, How, LeaseCommand};
 use crate::lease::{Lease, Mode};
 use crate::testing::{brick, gfid, in_sync, inc, set_map};
 use crate::time::MS;
@@ -30,6 +30,7 @@ fn change(epoch: u64, seq: u64, n: u8, lease: LeaseNumber) -> Head {
         under: vec![(key(n), lease)],
         touches: vec![Touch::Range { gfid: gfid(n), start: 0, end: 10 }],
         reads: vec![],
+        by_lead: false,
     }
 }
 
@@ -63,7 +64,7 @@ fn lead(map: &SetMap) -> (Member<u32>, LeaseTable, LeaseNumber) {
     table.lists_settled(at(0));
     table.graced(map.epoch);
     table.hello(at(0), W).expect("a new session");
-    let ask = Ask { session: W, id: 0, key: key(1), mode: Mode::Exclusive, only_if_free: false };
+    let ask = Ask { session: W, id: 0, key: key(1), mode: Mode::Exclusive, how: How::Waits };
     let commands = table.ask(at(0), ask);
     let LeaseCommand::Grant { lease: Lease { number, .. }, .. } = commands[0] else { panic!() };
     (member, table, number)
@@ -322,7 +323,7 @@ fn with_too_few_members_changes_wait_and_reads_go_on() {
     table.lists_settled(at(0));
     table.graced(Epoch(6));
     table.hello(at(0), W).expect("a new session");
-    let ask = Ask { session: W, id: 0, key: key(1), mode: Mode::Exclusive, only_if_free: false };
+    let ask = Ask { session: W, id: 0, key: key(1), mode: Mode::Exclusive, how: How::Waits };
     let commands = table.ask(at(0), ask);
     let LeaseCommand::Grant { lease, .. } = &commands[0] else { panic!() };
     let head = change(6, 1, 1, lease.number);

@@ -21,6 +21,10 @@ pub enum Plant {
     NoJoinerCheckpoint,
     /// A change that is sent again is taken for a new one.
     NoReplay,
+    /// What a lead that died had executed for others is forgotten with the settling.
+    NoTakenReplies,
+    /// Leases bounce for as long as they are fought for.
+    NoContention,
 
     // Of volumes of many sets (`volume`): shown by the unit tests beside the rules.
     /// A change over several sets notes no intent.
@@ -54,13 +58,15 @@ pub enum Plant {
 }
 
 /// Those that the simulation shows, by the names that people type.
-pub const ALL: [(&str, Plant); 6] = [
+pub const ALL: [(&str, Plant); 8] = [
     ("no-fencing", Plant::NoFencing),
     ("no-lease-numbers", Plant::NoLeaseNumbers),
     ("no-settle", Plant::NoSettle),
     ("no-log-overlap", Plant::NoLogOverlap),
     ("no-joiner-checkpoint", Plant::NoJoinerCheckpoint),
     ("no-replay", Plant::NoReplay),
+    ("no-taken-replies", Plant::NoTakenReplies),
+    ("no-contention", Plant::NoContention),
 ];
 
 /// Whether this build can break its own rules.

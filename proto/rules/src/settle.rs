@@ -79,8 +79,9 @@ pub enum SettleCommand {
     /// A member notes stale marks durably, and drops others: an earlier lead died before all
     /// members had the same. Then `on_marked`.
     Mark { at: BrickId, set: Vec<(BrickId, Gfid)>, clear: Vec<(BrickId, Gfid)> },
-    /// A member drops these entries of its windows; then `on_cleared`.
-    Clear { at: BrickId, entries: Vec<(SessionId, Seq)> },
+    /// A member drops these entries of its windows, and takes over others with their replies, as
+    /// the members named have them; then `on_cleared`.
+    Clear { at: BrickId, entries: Vec<(SessionId, Seq)>, take_over: Vec<(BrickId, SessionId, Seq)> },
     /// Settled. `sessions`: all that any member has heard of.
     Done { sessions: BTreeSet<SessionId> },
 }
@@ -115,6 +116,9 @@ pub struct Settle {
     copying: BTreeSet<Gfid>,
     touched: BTreeSet<Gfid>,
     clear: Vec<(SessionId, Seq)>,
+    /// Changes that a lead executed: not cleared where the source of the copy has them.
+    by_lead: BTreeMap<(SessionId, Seq), BTreeSet<Gfid>>,
+    take_over: Vec<(BrickId, SessionId, Seq)>,
     phase: Phase,
 }
 
@@ -136,6 +140,8 @@ impl Settle {
             copying: BTreeSet::new(),
             touched: BTreeSet::new(),
             clear: Vec::new(),
+            by_lead: BTreeMap::new(),
+            take_over: Vec::new(),
             phase: Phase::Done,
         };
         let commands = settle.on_members(members);
@@ -151,6 +157,8 @@ impl Settle {
         self.copying.clear();
         self.touched.clear();
         self.clear.clear();
+        self.by_lead.clear();
+        self.take_over.clear();
         self.phase = Phase::Collecting;
         let collect =
             |from: &BrickId| SettleCommand::Collect { from: *from, raise: self.raise.clone() };
@@ -207,6 +215,7 @@ impl Settle {
     fn begin(&mut self, stale: &StaleMarks) -> Vec<SettleCommand> {
         let items = self.merge();
         self.touched = items.keys().copied().collect();
+        self.decide_replies(stale);
         self.begin_copying(items, stale)
     }
 
@@ -275,6 +284,7 @@ impl Settle {
         }
         let mut marks: BTreeMap<SessionId, Seq> = BTreeMap::new();
         let mut entries: BTreeMap<(SessionId, Seq), (&[Touch], usize)> = BTreeMap::new();
+        let mut by_lead = BTreeSet::new();
         for list in self.lists.values() {
             for (session, mark) in &list.marks {
                 let known = marks.entry(*session).or_insert(*mark);
@@ -283,6 +293,9 @@ impl Settle {
             for entry in &list.entries {
                 let key = (entry.session, entry.seq);
                 entries.entry(key).or_insert((&entry.touches, 0)).1 += 1;
+                if entry.by_lead {
+                    by_lead.insert(key);
+                }
             }
         }
         let differing = self.differing();
@@ -295,12 +308,39 @@ impl Settle {
                 continue;
             }
             self.clear.push((session, seq));
+            if by_lead.contains(&(session, seq)) {
+                let gfids = touches.iter().map(Touch::gfid).filter(|g| !g.is_nil());
+                self.by_lead.insert((session, seq), gfids.collect());
+            }
             touches.iter().for_each(|touch| add(&mut items, touch));
         }
         for what in items.values_mut() {
             normalise(what);
         }
         items
+    }
+
+    /// What a lead executed and the source of the copy has, all members have from now on, with
+    /// its reply: the session sends it again, and done again it is not the same (trap 60). What
+    /// the source lacks nobody has from now on.
+    fn decide_replies(&mut self, stale: &StaleMarks) {
+        if planted(Plant::NoTakenReplies) {
+            return;
+        }
+        let stale = self.marks.as_ref().unwrap_or(stale);
+        let source_of =
+            |gfid: &Gfid| stale.source(*gfid, self.lead, &self.members).unwrap_or(self.lead);
+        for (key, gfids) in &self.by_lead {
+            let sources: BTreeSet<BrickId> = gfids.iter().map(source_of).collect();
+            let mut sources = sources.into_iter();
+            let (Some(source), None) = (sources.next(), sources.next()) else { continue };
+            let list = self.lists.get(&source);
+            if list.is_some_and(|l| l.replies.iter().any(|(k, _)| k == key)) {
+                self.take_over.push((source, key.0, key.1));
+            }
+        }
+        let kept: BTreeSet<_> = self.take_over.iter().map(|(_, s, seq)| (*s, *seq)).collect();
+        self.clear.retain(|key| !kept.contains(key));
     }
 
     /// Changes that were answered differently.
@@ -356,11 +396,15 @@ impl Settle {
     }
 
     fn begin_clearing(&mut self) -> Vec<SettleCommand> {
-        if self.clear.is_empty() {
+        if self.clear.is_empty() && self.take_over.is_empty() {
             return self.done();
         }
         self.phase = Phase::Clearing { awaiting: self.members.iter().copied().collect() };
-        let clear = |at: &BrickId| SettleCommand::Clear { at: *at, entries: self.clear.clone() };
+        let clear = |at: &BrickId| SettleCommand::Clear {
+            at: *at,
+            entries: self.clear.clone(),
+            take_over: self.take_over.iter().filter(|(from, ..)| from != at).copied().collect(),
+        };
         self.members.iter().map(clear).collect()
     }
 

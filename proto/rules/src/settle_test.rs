@@ -8,7 +8,7 @@ fn range(n: u8, start: u64, end: u64) -> Touch {
 }
 
 fn entry(seq: u64, touches: &[Touch]) -> Unsettled {
-    Unsettled { session: W, seq: Seq(seq), touches: touches.to_vec() }
+    Unsettled { session: W, seq: Seq(seq), touches: touches.to_vec(), by_lead: false }
 }
 
 fn list(entries: &[Unsettled], mark: u64) -> MemberList {
@@ -55,11 +55,32 @@ fn trap_04_what_only_one_member_has_is_made_equal_before_anything_is_served() {
     assert!(!settle.blocks(gfid(2)));
     let commands = settle.on_copied(gfid(1), &stale);
     assert_eq!(commands.len(), 3, "every member clears");
-    assert_eq!(commands[2], SettleCommand::Clear { at: brick(3), entries: vec![(W, Seq(1))] });
+    let (entries, take_over) = (vec![(W, Seq(1))], vec![]);
+    assert_eq!(commands[2], SettleCommand::Clear { at: brick(3), entries, take_over });
     assert!(settle.on_cleared(brick(1)).is_empty());
     assert!(settle.on_cleared(brick(2)).is_empty());
     assert_eq!(settle.on_cleared(brick(3)), [done()]);
     assert!(settle.is_done() && !settle.blocks(gfid(1)));
+}
+
+/// Trap 60: the old lead had executed W's append, on the new one too, and died before it answered.
+/// With the bytes the others get the reply: W's re-send is answered by whoever leads.
+#[test]
+fn trap_60_what_the_dead_lead_executed_is_settled_with_its_reply() {
+    let stale = StaleMarks::default();
+    let append = Unsettled { by_lead: true, ..entry(1, &[range(1, 100, 200)]) };
+    let has = MemberList { replies: vec![((W, Seq(1)), 0)], ..list(&[append], 0) };
+    let (mut run, commands) = settle(&[has.clone(), list(&[], 0)], &stale);
+    assert!(matches!(&commands[0], SettleCommand::Copy { source, .. } if *source == brick(1)));
+    let commands = run.on_copied(gfid(1), &stale);
+    let take_over = vec![(brick(1), W, Seq(1))];
+    let here = SettleCommand::Clear { at: brick(1), entries: vec![], take_over: vec![] };
+    assert_eq!(commands, [here, SettleCommand::Clear { at: brick(2), entries: vec![], take_over }]);
+    // Only the other member has it: it is undone there, and forgotten.
+    let (mut run, _) = settle(&[list(&[], 0), has], &stale);
+    let commands = run.on_copied(gfid(1), &stale);
+    let entries = vec![(W, Seq(1))];
+    assert_eq!(commands[1], SettleCommand::Clear { at: brick(2), entries, take_over: vec![] });
 }
 
 /// Trap 5: a 1 TiB image is settled by its unsettled ranges only, merged.

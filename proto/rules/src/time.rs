@@ -36,6 +36,12 @@ pub const RECALL_PROGRESS: Nanos = 5000 * MS;
 pub const SESSION_FORGET: Nanos = 30_000 * MS;
 /// Two recalls of one key within this time make it contended.
 pub const CONTENDED_WITHIN: Nanos = 1000 * MS;
+/// So long after the last ask of a session other than the one before a key stays contended: long
+/// enough that two that work in turns do not fall back to leases between two pieces of work.
+pub const CONTENDED_FOR: Nanos = 2000 * MS;
+/// So long a client has its changes executed after it was told that a key is contended; then it
+/// wishes for the lease again, which costs one trip a second while the fight goes on.
+pub const CONTENDED_ASK: Nanos = 1000 * MS;
 /// A contended key stays at least this long with a new holder, so that work gets done.
 pub const CONTENDED_HOLD: Nanos = 10 * MS;
 /// A new lead accepts reclaims for this long, unless all known sessions answered earlier.

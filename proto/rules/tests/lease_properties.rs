@@ -9,7 +9,7 @@ use proto::{BrickId, Epoch, Gfid, Incarnation, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::lease::cache::{LeaseCache, RecallAction};
-use proto_rules::lease::table::{Ask, LeaseCommand, LeaseTable, RenewAnswer, SettleScope};
+use proto_rules::lease::table::{Ask, How, LeaseCommand, LeaseTable, RenewAnswer, SettleScope};
 use proto_rules::time::{LEASE_TERM, MS};
 
 const CLIENTS: usize = 3;
@@ -118,7 +118,7 @@ impl World {
         let client = &mut self.clients[from];
         if client.cache.may_ask(key) && client.asking.insert(key) {
             let id = self.count;
-            let ask = Ask { session: session(from), id, key, mode, only_if_free: false };
+            let ask = Ask { session: session(from), id, key, mode, how: How::Waits };
             self.send(Message::Ask { from, ask, sent: self.now(from) });
         }
     }
@@ -141,7 +141,9 @@ impl World {
                     self.send(Message::Recall { to: session.0 as usize - 1, lease, keep });
                 }
                 LeaseCommand::Settle { scope, .. } => self.send(Message::Settled { scope }),
-                LeaseCommand::NoteGraced { .. } | LeaseCommand::Forget { .. } => {}
+                LeaseCommand::NoteGraced { .. }
+                | LeaseCommand::Forget { .. }
+                | LeaseCommand::Turn { .. } => {}
             }
         }
     }

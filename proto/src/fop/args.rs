@@ -212,6 +212,10 @@ pub struct Write {
     /// Drop set-user-id and set-group-id bits and security.capability.
     #[prost(bool, tag = "6")]
     pub kill_privileges: bool,
+    /// At the end of the file, whatever `offset` says: only for the lead to execute, which puts
+    /// the offset in its place.
+    #[prost(bool, tag = "7")]
+    pub append: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]

@@ -70,6 +70,10 @@ pub struct Want {
     /// attributes in readdir, data along with a lookup).
     #[prost(bool, tag = "6")]
     pub only_if_free: bool,
+    /// Of an exclusive wish: if the key is contended, refuse it with `Contended`. The change is
+    /// then sent with the flag EXECUTE.
+    #[prost(bool, tag = "7")]
+    pub yields: bool,
 }
 
 /// The lease a change is made under: which key, which number.

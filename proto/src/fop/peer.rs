@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Under, XattrMsg};
 use crate::attr::Attr;
-use crate::ids::Gfid;
+use crate::ids::{Gfid, LeaseNumber};
 
 /// Inodes changed since an interval (inclusive), in gfid order.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -259,6 +259,15 @@ pub struct UnsettledEntry {
     /// What it was answered, once it was: 0 or the errno.
     #[prost(int32, optional, tag = "4")]
     pub answered: Option<i32>,
+    /// The lead executed it for the session: what follows belongs to such entries alone.
+    #[prost(bool, tag = "5")]
+    pub by_lead: bool,
+    /// The encoded answer, if it succeeded.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub answer: Bytes,
+    /// The greatest lease number under which it was made.
+    #[prost(message, optional, tag = "7")]
+    pub number: Option<LeaseNumber>,
 }
 
 /// `Touch` on the wire.
@@ -288,6 +297,9 @@ pub struct ClearWindows {
     /// The epoch whose grace has ended, noted durably; 0: none.
     #[prost(uint64, tag = "3")]
     pub graced: u64,
+    /// Changes that a lead executed and that all members have now: with their replies.
+    #[prost(message, repeated, tag = "4")]
+    pub take_over: Vec<UnsettledEntry>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]

@@ -71,6 +71,11 @@ impl Fop {
 /// A write inside the file (the sender says so) touches its range only, so that many such
 /// writes can be in flight at once; one that may move the end touches the attributes too.
 fn write_touches(a: &Write) -> Vec<Touch> {
+    if a.append {
+        // Where it goes is not known yet: beside no other write.
+        let all = Touch::Range { gfid: a.gfid, start: 0, end: u64::MAX };
+        return vec![all, Touch::Attrs(a.gfid)];
+    }
     let range = Touch::Range { gfid: a.gfid, start: a.offset, end: a.offset.saturating_add(a.len) };
     // Dropping set-user-id bits changes the mode: not beside a chmod.
     if a.inside && !a.kill_privileges { vec![range] } else { vec![range, Touch::Attrs(a.gfid)] }

@@ -44,6 +44,9 @@ pub struct Flags(pub u16);
 impl Flags {
     pub const RESEND: Flags = Flags(1);
     pub const REPLAY: Flags = Flags(2);
+    /// Of a change: the lead shall execute it for the session and fan it out. From the lead to a
+    /// member: it does so, and the session named is not the connection's.
+    pub const EXECUTE: Flags = Flags(4);
 
     pub fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

@@ -5,6 +5,7 @@
 
 use proto::fop::{Class, Fop, LeaseKey, Mode, Under};
 use proto::{Errno, Failure, Refusal};
+use proto_rules::lease::table::How;
 use proto_rules::member::{Head, Hold, Verdict};
 
 use super::clock::now;
@@ -34,6 +35,9 @@ impl Core {
     }
 
     fn client_request(&mut self, mut pending: Pending) {
+        if pending.conn.peer().is_some() && pending.execute {
+            return self.sent_on(pending);
+        }
         if pending.conn.peer().is_some() && !matches!(pending.call.fop, Fop::Forget(_)) {
             return self.fail(pending, Errno::EPERM);
         }
@@ -44,6 +48,9 @@ impl Core {
         }
         if pending.conn.peer().is_some() {
             return self.forget_orphan(pending);
+        }
+        if pending.execute {
+            return self.execute_for(pending);
         }
         if !pending.wants.is_empty() || self.must_borrow(&pending) {
             if let Some(refusal) = self.not_leading(&pending) {
@@ -86,8 +93,19 @@ impl Core {
             if mode == Mode::None {
                 continue;
             }
+            if mode == Mode::Shared && self.is_contended(&pending, key) {
+                if !want.only_if_free {
+                    pending = self.borrow_lease(pending, key)?;
+                }
+                continue;
+            }
+            let how = match (want.only_if_free, want.yields) {
+                (true, _) => How::IfFree,
+                (false, true) => How::Yields,
+                (false, false) => How::Waits,
+            };
             pending = match self.first_of_directory(&pending, key, mode, want.only_if_free) {
-                First::Nothing => self.take_lease(pending, key, mode, want.only_if_free)?,
+                First::Nothing => self.take_lease(pending, key, mode, how)?,
                 First::Without => continue,
                 First::Borrow => self.borrow_lease(pending, key)?,
                 First::BorrowPart => {
@@ -96,12 +114,12 @@ impl Core {
                 }
                 First::ClearInode => {
                     pending.wants.push(want);
-                    self.take_lease(pending, LeaseKey::Inode(key.gfid()), Mode::None, false)?
+                    self.take_lease(pending, LeaseKey::Inode(key.gfid()), Mode::None, How::Waits)?
                 }
             };
         }
         if self.must_borrow(&pending)
-            && let Some(key) = borrowed_key(&pending.call.fop)
+            && let Some(key) = self.borrowed_key(&pending)
         {
             return self.borrow_lease(pending, key);
         }
@@ -114,10 +132,16 @@ impl Core {
         mut pending: Pending,
         key: LeaseKey,
         mode: Mode,
-        only_if_free: bool,
+        how: How,
     ) -> Option<Pending> {
-        match self.ask(&mut pending, key, mode, only_if_free) {
-            Asked::Go => Some(pending),
+        let session = pending.head.session;
+        match self.ask(&mut pending, key, mode, how) {
+            Asked::Go => {
+                if let Some(lease) = self.granted_last(&pending, key) {
+                    self.lasts(session, lease);
+                }
+                Some(pending)
+            }
             Asked::Refused(refusal) => {
                 self.refuse(pending, refusal);
                 None
@@ -144,7 +168,7 @@ impl Core {
     /// A read without a lease must not miss what a holder has buffered: it takes the lease for
     /// its own time. Names are never buffered.
     fn must_borrow(&self, pending: &Pending) -> bool {
-        let Some(key) = borrowed_key(&pending.call.fop) else { return false };
+        let Some(key) = self.borrowed_key(pending) else { return false };
         if !pending.head.under.is_empty() || !pending.borrowed.is_empty() {
             return false;
         }
@@ -154,7 +178,18 @@ impl Core {
         !granted && !held
     }
 
-    fn through_gate(&mut self, mut pending: Pending) {
+    /// What a read without a lease has to wait for: data and attributes may be buffered, and what
+    /// is being executed by the lead may not be everywhere.
+    fn borrowed_key(&self, pending: &Pending) -> Option<LeaseKey> {
+        let executed = |key: &LeaseKey| self.lead.as_ref().is_some_and(|l| l.table.in_turn(*key));
+        match &pending.call.fop {
+            Fop::Lookup(a) => Some(LeaseKey::Part(a.parent)).filter(executed),
+            Fop::Readdir(a) => Some(LeaseKey::Part(a.gfid)).filter(executed),
+            fop => borrowed_key(fop),
+        }
+    }
+
+    pub fn through_gate(&mut self, mut pending: Pending) {
         if pending.op.class() == Class::Change {
             // Leases granted with this very request count for it.
             for grant in &pending.grants {
@@ -242,6 +277,7 @@ fn fencing(head: &Head) -> Head {
         under: Vec::new(),
         touches: Vec::new(),
         reads: Vec::new(),
+        by_lead: head.by_lead,
     }
 }
 

@@ -182,11 +182,9 @@ impl Core {
             Outcome::Done(done) => metrics.bytes_out.add(done.payload.len() as u64),
             _ => {}
         }
-        let (session, borrowed) = (pending.head.session, std::mem::take(&mut pending.borrowed));
+        let held = self.held_by(&mut pending);
         pending.send(self.member.epoch(), outcome);
-        for lease in borrowed {
-            self.give_back(session, lease);
-        }
+        self.free(held);
     }
 
     pub fn refuse(&mut self, pending: Pending, refusal: Refusal) {
@@ -200,6 +198,9 @@ impl Core {
     /// A change was executed: its reply is kept for re-sends.
     pub fn finish_change(&mut self, pending: Pending, result: Result<Return, Errno>) {
         self.member.finish(pending.head.session, pending.head.seq, Stored::of(&result));
+        if pending.execute && pending.conn.peer().is_none() {
+            return self.fan_out(pending, result);
+        }
         match self.slow {
             Some((delay, until)) if now() < until && pending.conn.peer().is_none() => {
                 let mut pending = pending;
@@ -457,7 +458,11 @@ impl Core {
                 self.sessions.remove(&conn.session);
             }
         }
-        self.held.retain(|pending| pending.conn.id != conn.id);
+        let (gone, held) =
+            std::mem::take(&mut self.held).into_iter().partition(|p| p.conn.id == conn.id);
+        self.held = held;
+        let gone: Vec<Pending> = gone;
+        gone.into_iter().for_each(|pending| self.let_go(pending));
         self.cancel_waits(conn);
     }
 

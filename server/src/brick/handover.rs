@@ -135,6 +135,8 @@ struct EntryMsg {
     /// Absent while it is being executed (never, in a pause).
     #[prost(message, optional, tag = "4")]
     reply: Option<StoredMsg>,
+    #[prost(bool, tag = "5")]
+    by_lead: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -197,6 +199,7 @@ fn entry_to((seq, entry): (Seq, Entry<Stored>)) -> EntryMsg {
         touches: entry.touches.iter().map(touch_to).collect(),
         number: entry.number,
         reply: entry.reply.map(|r| StoredMsg { answer: r.answer, errno: r.errno }),
+        by_lead: entry.by_lead,
     }
 }
 
@@ -216,7 +219,7 @@ pub fn decode(bytes: &Bytes) -> Option<Shipped> {
     let entry = |e: EntryMsg| {
         let touches = e.touches.iter().map(touch_of).collect::<Option<Vec<_>>>()?;
         let reply = e.reply.map(|r| Stored { answer: r.answer, errno: r.errno });
-        Some((Seq(e.seq), Entry { touches, number: e.number, reply }))
+        Some((Seq(e.seq), Entry { touches, number: e.number, reply, by_lead: e.by_lead }))
     };
     let window = |w: WindowMsg| {
         let entries = w.entries.into_iter().map(entry).collect::<Option<Vec<_>>>()?;
@@ -251,7 +254,7 @@ mod tests {
             Touch::Name { dir: Gfid::ROOT, hash: 99 },
         ];
         let reply = Some(Stored { answer: Bytes::from_static(b"answer"), errno: 17 });
-        let entry = Entry { touches, number, reply };
+        let entry = Entry { touches, number, reply, by_lead: true };
         let state = HandOver {
             epoch: Epoch(7),
             windows: vec![SessionWindow {

@@ -11,7 +11,7 @@ use proto::frame::{FrameKind, Header};
 use proto::{Epoch, Errno, Gfid, LeaseNumber, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
-use proto_rules::lease::table::{Ask, LeaseCommand, Reclaim, ReclaimedLease, term};
+use proto_rules::lease::table::{Ask, How, LeaseCommand, Reclaim, ReclaimedLease, term};
 use proto_rules::locks::LockOutcome;
 use proto_rules::space::Use;
 use proto_rules::time::MS;
@@ -30,16 +30,10 @@ const LOOK_EVERY: u64 = 100 * MS;
 
 impl Core {
     /// Asks for one lease. A grant is put into the request.
-    pub fn ask(
-        &mut self,
-        pending: &mut Pending,
-        key: LeaseKey,
-        mode: Mode,
-        only_if_free: bool,
-    ) -> Asked {
+    pub fn ask(&mut self, pending: &mut Pending, key: LeaseKey, mode: Mode, how: How) -> Asked {
         let (id, session) = (self.fresh_id(), pending.head.session);
         let Some(lead) = &mut self.lead else { return Asked::Refused(Refusal::NotLead) };
-        let commands = lead.table.ask(now(), Ask { session, id, key, mode, only_if_free });
+        let commands = lead.table.ask(now(), Ask { session, id, key, mode, how });
         let mut asked = Asked::Waits(id);
         let mut others = Vec::new();
         for command in commands {
@@ -51,7 +45,7 @@ impl Core {
                     asked = Asked::Go;
                 }
                 LeaseCommand::Refuse { ask, refusal, .. } if ask == id => {
-                    let without = only_if_free && refusal == Refusal::Busy;
+                    let without = how == How::IfFree && refusal == Refusal::Busy;
                     asked = if without { Asked::Go } else { Asked::Refused(refusal) };
                 }
                 other => others.push(other),
@@ -72,9 +66,11 @@ impl Core {
     /// Takes a shared lease for the time of a read that came without one.
     pub fn borrow_lease(&mut self, mut pending: Pending, key: LeaseKey) -> Option<Pending> {
         let before = pending.grants.len();
-        match self.ask(&mut pending, key, Mode::Shared, false) {
+        let session = pending.head.session;
+        let held = self.lead.as_ref().is_some_and(|l| l.table.held(session, key).is_some());
+        match self.ask(&mut pending, key, Mode::Shared, How::Waits) {
             Asked::Go => {
-                note_borrowed(&mut pending, before);
+                self.note_borrowed(&mut pending, before, held);
                 Some(pending)
             }
             Asked::Refused(refusal) => {
@@ -139,7 +135,7 @@ impl Core {
         let id = self.fresh_id();
         let lead = self.lead.as_mut()?;
         let held = lead.table.held(session, key);
-        let ask = Ask { session, id, key, mode: Mode::Shared, only_if_free: true };
+        let ask = Ask { session, id, key, mode: Mode::Shared, how: How::IfFree };
         let commands = lead.table.ask(now(), ask);
         let granted = commands.into_iter().find_map(|command| match command {
             LeaseCommand::Grant { lease, pinned, .. } => Some((lease, pinned)),
@@ -147,6 +143,7 @@ impl Core {
         });
         let (lease, pinned) = granted?;
         if wished {
+            self.lasts(session, lease);
             return Some(Some(self.grant_of(lease, pinned)));
         }
         if held.is_none() {
@@ -168,6 +165,7 @@ impl Core {
                 LeaseCommand::Grant { ask, lease, pinned, fresh, .. } => {
                     self.granted(ask, lease, pinned, fresh);
                 }
+                LeaseCommand::Turn { ask, lease, .. } => self.turn_granted(ask, lease),
                 LeaseCommand::Refuse { ask, refusal, .. } => {
                     let waiting = self.lead.as_mut().and_then(|l| {
                         l.asks.remove(&ask);
@@ -197,7 +195,12 @@ impl Core {
             let before = pending.grants.len();
             pending.grants.push(self.grant_of(lease, pinned));
             if std::mem::take(&mut pending.borrowing) {
-                note_borrowed(&mut pending, before);
+                self.note_borrowed(&mut pending, before, false);
+            } else if !self.lasts(pending.head.session, lease) {
+                // It was lent to a read that has just given it back: asked for again.
+                pending.grants.truncate(before);
+                let (key, mode) = (lease.key.into(), lease.mode as i32);
+                pending.wants.push(Want { key, mode, ..Want::default() });
             }
         }
         if self.granted_too_early(&pending, lease) {
@@ -447,8 +450,9 @@ impl Core {
         let gone: Vec<u64> =
             lead.waiting.iter().filter(|(_, p)| p.conn.id == conn.id).map(|(id, _)| *id).collect();
         let mut commands = Vec::new();
+        let mut dropped = Vec::new();
         for id in gone {
-            lead.waiting.remove(&id);
+            dropped.extend(lead.waiting.remove(&id));
             commands.extend(lead.table.cancel(now(), conn.session, id));
         }
         let waiters = lead.lock_waiting.iter().filter(|(_, p)| p.conn.id == conn.id);
@@ -457,13 +461,42 @@ impl Core {
             lead.locks.cancel(waiter);
         }
         self.lease_commands(commands);
+        dropped.into_iter().for_each(|pending| self.let_go(pending));
     }
 }
 
-/// The newest grant of the request is for its own time only.
-fn note_borrowed(pending: &mut Pending, before: usize) {
-    for grant in pending.grants.drain(before..) {
-        let mode = Mode::try_from(grant.mode).unwrap_or(Mode::None);
-        pending.borrowed.push(Lease { key: grant.key.into(), mode, number: grant.number });
+impl Core {
+    /// The newest grant of the request is for its own time only. `held`: the session had it before.
+    fn note_borrowed(&mut self, pending: &mut Pending, before: usize, held: bool) {
+        for grant in pending.grants.drain(before..) {
+            let mode = Mode::try_from(grant.mode).unwrap_or(Mode::None);
+            let lease = Lease { key: grant.key.into(), mode, number: grant.number };
+            pending.borrowed.push(lease);
+            if let (Some(lead), false) = (&mut self.lead, held) {
+                lead.lent.insert((pending.head.session, lease.key, lease.number));
+            }
+        }
+    }
+
+    /// A lease is granted for good: a read that borrowed it does not give it back. False: one has.
+    pub fn lasts(&mut self, session: SessionId, lease: Lease) -> bool {
+        let Some(lead) = &mut self.lead else { return false };
+        lead.lent.remove(&(session, lease.key, lease.number));
+        lead.table.held(session, lease.key).is_some_and(|held| held.number == lease.number)
+    }
+
+    /// What the request was granted of a key.
+    pub fn granted_last(&self, pending: &Pending, key: LeaseKey) -> Option<Lease> {
+        let grant = pending.grants.iter().rev().find(|g| LeaseKey::from(g.key) == key)?;
+        let mode = Mode::try_from(grant.mode).ok()?;
+        Some(Lease { key, mode, number: grant.number })
+    }
+
+    /// The time of a read that borrowed a lease is over.
+    pub fn give_back_lent(&mut self, session: SessionId, lease: Lease) {
+        let lent = (session, lease.key, lease.number);
+        if self.lead.as_mut().is_some_and(|lead| lead.lent.remove(&lent)) {
+            self.give_back(session, lease);
+        }
     }
 }

@@ -171,7 +171,7 @@ impl Brick {
     ///
     /// # Errors
     /// This brick cannot note them.
-    async fn mark_all(
+    pub async fn mark_all(
         self: &Rc<Self>,
         epoch: Epoch,
         marks: Vec<(BrickId, Gfid)>,

@@ -16,7 +16,8 @@
 //! connection   bytes in, frames out       request    a request and its reply
 //! core         all state of the brick     admit      leases, then the gate
 //! execute      the store                  lead_ops   leases, pins, locks: at the lead
-//! peer_ops     heal, settle, hand-over    thread     the loop around it all
+//! turns        what the lead executes     peer_ops   heal, settle, hand-over
+//! thread       the loop around it all
 //! ```
 
 mod admit;
@@ -42,6 +43,7 @@ mod raised;
 mod request;
 mod thread;
 mod trim;
+mod turns;
 
 pub use clock::{now, wall_ns};
 pub use core::{Brick, Core, OLDEST_DISK_REQUEST};
@@ -49,7 +51,7 @@ pub use gate::{Facts, Gate};
 pub use inbox::{BrickCommand, BrickHandle, BrickIdentity, Newcomer, Owner, Setup};
 pub use io::blocking;
 pub use marks::{KEPT_MAX, mark_of};
-pub use request::{Outcome, Pending};
+pub use request::{Outcome, Pending, Stored};
 pub use thread::spawn;
 
 #[cfg(test)]

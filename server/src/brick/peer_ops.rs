@@ -13,8 +13,9 @@ use proto::fop::{
     Answer, BlockSums, Call, Changed, ClearWindows, Done, Fop, HandOver, PauseForJoin, Return,
     SettledSeq, Under, Unsettled, UnsettledEntry, UnsettledList, Vouch,
 };
-use proto::{Epoch, Errno, Failure, Refusal, Seq, SessionId};
+use proto::{Epoch, Errno, Failure, LeaseNumber, Refusal, Seq, SessionId};
 use proto_rules::time::MS;
+use proto_rules::window::Entry;
 
 use super::clock::now;
 use super::core::{Brick, Core};
@@ -22,8 +23,8 @@ use super::handover::{self, Shipped};
 use super::io::blocking;
 use super::marks::mark_of;
 use super::raised;
-use super::request::{Outcome, Pending};
-use crate::lead::touch_to;
+use super::request::{Outcome, Pending, Stored};
+use crate::lead::{touch_of, touch_to};
 
 /// How often a pausing lead looks whether the last change under way is done.
 const QUIET_LOOK: Duration = Duration::from_millis(1);
@@ -191,7 +192,17 @@ impl Core {
         let entries = self.member.windows.unsettled(session, gfid).into_iter().map(|u| {
             let touches = u.touches.iter().map(touch_to).collect();
             let answered = answered.get(&(u.session, u.seq)).map(|errno| *errno as i32);
-            UnsettledEntry { session: u.session.0, seq: u.seq.0, touches, answered }
+            let entry = self.member.windows.entry(u.session, u.seq).filter(|_| u.by_lead);
+            let reply = entry.and_then(|e| e.reply.as_ref());
+            UnsettledEntry {
+                session: u.session.0,
+                seq: u.seq.0,
+                touches,
+                answered,
+                by_lead: u.by_lead,
+                answer: reply.map_or_else(Bytes::new, |r| r.answer.clone()),
+                number: entry.map(|e| e.number),
+            }
         });
         // Only a new lead asks for everything; one that leads on has them.
         let everything = session.is_none() && gfid.is_none();
@@ -221,6 +232,10 @@ impl Core {
         let settled: Vec<(SessionId, Seq)> =
             note.settled.iter().map(|s| (SessionId(s.session), Seq(s.seq))).collect();
         self.member.windows.clear(&settled);
+        for taken in &note.take_over {
+            let (session, seq) = (SessionId(taken.session), Seq(taken.seq));
+            self.member.windows.take_over(session, seq, entry_of(taken));
+        }
         for session in &note.sessions {
             self.member.session_ended(SessionId(*session), true);
         }
@@ -342,6 +357,17 @@ impl Brick {
         let state = HandOver { rules, current_interval: core.interval.current() };
         let shipped = Return { answer: Answer::HandOver(state), payload, grants: Vec::new() };
         core.answer(pending, Outcome::Done(shipped));
+    }
+}
+
+/// What a lead executed, as another member has it.
+fn entry_of(entry: &UnsettledEntry) -> Entry<Stored> {
+    let errno = entry.answered.unwrap_or_default();
+    Entry {
+        touches: entry.touches.iter().filter_map(touch_of).collect(),
+        number: entry.number.unwrap_or(LeaseNumber::NONE),
+        reply: Some(Stored { answer: entry.answer.clone(), errno }),
+        by_lead: true,
     }
 }
 

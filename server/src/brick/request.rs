@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use proto::fop::{Call, Caller, Class, Fop, Grant, Op, Return, Want};
+use proto::fop::{Call, Caller, Class, Fop, Grant, LeaseKey, Op, Return, Want};
 use proto::frame::{BadFrame, Flags, Frame, FrameKind, Header, ReplyHead, RequestHead};
 use proto::{Epoch, Errno, Failure, Gfid, Seq, SessionId, Stamp};
 use proto_rules::Tick;
@@ -39,6 +39,13 @@ fn encoded(done: &Return) -> Bytes {
     answer.freeze()
 }
 
+/// A turn of the lead's on one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    pub key: LeaseKey,
+    pub ask: u64,
+}
+
 pub struct Pending {
     pub conn: Rc<Conn>,
     /// Chosen by the sender; comes back with the reply.
@@ -53,6 +60,14 @@ pub struct Pending {
     pub grants: Vec<Grant>,
     /// Taken only for the time of this request.
     pub borrowed: Vec<Lease>,
+    /// The lead executes it for its session, and fans it out; of a member: the lead does so.
+    pub execute: bool,
+    /// Of such a change: keys on which it needs turns yet, the next one last.
+    pub turns_due: Option<Vec<LeaseKey>>,
+    /// The turns that it has, until it is answered.
+    pub turns: Vec<Turn>,
+    /// It is being fanned out.
+    pub fanned_out: bool,
     /// The lease that it waits for is to be one of those.
     pub borrowing: bool,
     /// What a lookup found when its lease was asked for, and how many changes had been executed
@@ -71,10 +86,13 @@ impl Pending {
     pub fn decode(conn: &Rc<Conn>, frame: Frame, now: Tick) -> Result<Pending, BadFrame> {
         let Frame { header, message, payload } = frame;
         let session = SessionId(header.session);
-        if header.kind != FrameKind::Request || session != conn.session {
+        let op = Op::from_code(header.op).ok_or(BadFrame::Message)?;
+        let execute = header.flags.has(Flags::EXECUTE) && op.class() == Class::Change;
+        // A lead sends on what it executes for a session.
+        let sent_on = execute && conn.peer().is_some();
+        if header.kind != FrameKind::Request || (session != conn.session && !sent_on) {
             return Err(BadFrame::Kind(header.kind as u8));
         }
-        let op = Op::from_code(header.op).ok_or(BadFrame::Message)?;
         let head = RequestHead::decode(message).map_err(|_| BadFrame::Message)?;
         let fop = Fop::decode(op, head.args).map_err(|_| BadFrame::Message)?;
         let named = head.wants.len() <= LEASES_MAX && head.under.len() <= LEASES_MAX;
@@ -94,6 +112,7 @@ impl Pending {
             under: head.under.iter().map(|u| (u.key.into(), u.number)).collect(),
             touches: if op.class() == Class::Change { fop.touches() } else { Vec::new() },
             reads: reads(&fop).into_iter().collect(),
+            by_lead: execute,
         };
         let call = Call {
             fop,
@@ -113,6 +132,10 @@ impl Pending {
             wants,
             grants: Vec::new(),
             borrowed: Vec::new(),
+            execute,
+            turns_due: None,
+            turns: Vec::new(),
+            fanned_out: false,
             borrowing: false,
             found: None,
             started: now,

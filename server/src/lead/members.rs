@@ -5,7 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::transport::{BrickClient, Connector, Counters, Identity, Proof, Pushes, Target};
+use client::transport::{
+    BrickClient, Connector, Counters, Identity, Proof, Pushes, Reply, Request, Target,
+};
 use proto::fop::{Call, Fop, Recall, Return, Under, Vouch};
 use proto::map::{SetMap, VolumeMap};
 use proto::{BrickId, Epoch, Errno, Failure, Refusal, SessionId};
@@ -89,6 +91,11 @@ impl Members {
         Some(BrickClient::new(target, connector))
     }
 
+    /// The epochs as they begin.
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.epoch.subscribe()
+    }
+
     /// The other in-sync members.
     pub fn in_sync(&self) -> Vec<Member> {
         let member = |brick: &BrickId| {
@@ -128,6 +135,18 @@ impl Member {
     /// another one has begun.
     pub async fn call(&self, epoch: Epoch, fop: Fop) -> Result<Return, Failure> {
         self.send(epoch, Call::new(fop)).await
+    }
+
+    /// Sends on a session's frame. `None`: it may or may not have been executed.
+    pub async fn send_on(&self, request: &Request) -> Option<Reply> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.client.exchange(request)).await {
+            Ok(Ok(reply)) => Some(reply),
+            Ok(Err(error)) => {
+                tracing::debug!(brick = %self.brick, %error, "member");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// As `call`, with bulk data.

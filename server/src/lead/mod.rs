@@ -13,15 +13,17 @@
 //! Deliberately does not: judge. Who may have what, and when, is `proto_rules::lease::table`.
 
 mod copy;
+mod execute;
 mod members;
 mod settle;
 mod stale;
 mod takeover;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use proto_rules::lease::Lease;
+use proto::{LeaseNumber, Seq, SessionId};
 use proto_rules::lease::table::LeaseTable;
+use proto_rules::lease::{Lease, LeaseKey};
 use proto_rules::locks::Locks;
 use proto_rules::space::Ledger;
 use tokio::sync::oneshot;
@@ -41,6 +43,10 @@ pub struct Lead {
     pub waiting: BTreeMap<u64, Pending>,
     /// Requests that wait for a lock, by the waiter's number.
     pub lock_waiting: BTreeMap<u64, Pending>,
+    /// Leases taken for the time of a read, unless they were granted for good meanwhile.
+    pub lent: BTreeSet<(SessionId, LeaseKey, LeaseNumber)>,
+    /// Changes that are being fanned out for their sessions.
+    pub executing: BTreeSet<(SessionId, Seq)>,
     /// The members are noting that a grace has ended: begun again in the next epoch.
     pub noting: bool,
     /// Leases that the lead itself waits for, by the ask's id.
@@ -56,6 +62,8 @@ impl Lead {
             space: Ledger::default(),
             waiting: BTreeMap::new(),
             lock_waiting: BTreeMap::new(),
+            lent: BTreeSet::new(),
+            executing: BTreeSet::new(),
             noting: false,
             asks: BTreeMap::new(),
             stale: stale::StaleHeal::default(),

@@ -3,8 +3,8 @@
 //! `proto_rules::settle` says what; each of its commands is tried again here until it is done or
 //! the epoch has ended. `copy.rs` makes copies equal.
 
-use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ pub async fn settle(
     scope: Scope,
     raise: Vec<(LeaseKey, LeaseNumber)>,
 ) -> Option<Settled> {
-    let mut run = Run { copier: Copier::new(brick, epoch), scope, graced: Cell::default() };
+    let copier = Copier::new(brick, epoch);
+    let mut run = Run { copier, scope, graced: Cell::default(), by_lead: RefCell::default() };
     let (mut rules, mut commands) =
         Settle::start(scope, run.copier.here(), run.copier.members(), raise);
     loop {
@@ -77,6 +78,8 @@ struct Run {
     copier: Copier,
     scope: Scope,
     graced: Cell<Epoch>,
+    /// What leads executed, as each member has it.
+    by_lead: RefCell<BTreeMap<(BrickId, SessionId, Seq), UnsettledEntry>>,
 }
 
 impl Run {
@@ -145,6 +148,10 @@ impl Run {
             SettleCommand::Collect { from, raise } => {
                 let list = self.collect(*from, raise).await?;
                 let graced = Epoch(list.graced);
+                for entry in list.entries.iter().filter(|e| e.by_lead) {
+                    let key = (*from, SessionId(entry.session), Seq(entry.seq));
+                    self.by_lead.borrow_mut().insert(key, entry.clone());
+                }
                 Ok(Event::Listed(*from, list_of(list), graced))
             }
             SettleCommand::Mark { at, set, clear } => {
@@ -159,12 +166,12 @@ impl Run {
                 self.copier.copy(*gfid, what, *source, targets).await?;
                 Ok(Event::Copied(*gfid))
             }
-            SettleCommand::Clear { at, entries } => {
+            SettleCommand::Clear { at, entries, take_over } => {
                 if copied && *at != self.copier.here() {
                     let keep = self.copier.orphans();
                     self.copier.call(*at, Call::new(SweepParked { keep })).await?;
                 }
-                self.clear(*at, entries).await?;
+                self.clear(*at, entries, take_over).await?;
                 Ok(Event::Cleared(*at))
             }
             SettleCommand::Done { .. } => Err(Errno::EINVAL.into()),
@@ -199,9 +206,19 @@ impl Run {
         self.copier.call(at, Call::new(mark)).await.map(|_| ())
     }
 
-    async fn clear(&self, at: BrickId, entries: &[(SessionId, Seq)]) -> Result<(), Failure> {
+    async fn clear(
+        &self,
+        at: BrickId,
+        entries: &[(SessionId, Seq)],
+        take_over: &[(BrickId, SessionId, Seq)],
+    ) -> Result<(), Failure> {
+        let take_over: Vec<UnsettledEntry> = {
+            let known = self.by_lead.borrow();
+            take_over.iter().filter_map(|key| known.get(key).cloned()).collect()
+        };
         let settled = entries.iter().map(|(s, seq)| SettledSeq { session: s.0, seq: seq.0 });
-        let note = ClearWindows { settled: settled.collect(), ..ClearWindows::default() };
+        let note =
+            ClearWindows { settled: settled.collect(), take_over, ..ClearWindows::default() };
         if at == self.copier.here() {
             return Ok(self.copier.brick.core.borrow_mut().clear_windows(&note)?);
         }
@@ -221,6 +238,7 @@ fn list_of(list: UnsettledList) -> MemberList {
         session: SessionId(entry.session),
         seq: Seq(entry.seq),
         touches: entry.touches.iter().filter_map(touch_of).collect(),
+        by_lead: entry.by_lead,
     };
     MemberList {
         entries: list.entries.into_iter().map(entry).collect(),

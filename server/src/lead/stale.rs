@@ -11,7 +11,7 @@ use proto::fop::{Call, Checkpoint, LeaseKey, MarkStale, Mode, SweepParked};
 use proto::{BrickId, Epoch, Errno, Failure, Gfid, SessionId};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
-use proto_rules::lease::table::Ask;
+use proto_rules::lease::table::{Ask, How};
 use proto_rules::time::{LEASE_TERM, MS};
 use tokio::sync::oneshot;
 
@@ -73,7 +73,7 @@ impl Core {
         let lead = self.lead.as_mut()?;
         let (granted, lease) = oneshot::channel();
         lead.asks.insert(id, granted);
-        let ask = Ask { session: HEALER, id, key, mode: Mode::Exclusive, only_if_free: false };
+        let ask = Ask { session: HEALER, id, key, mode: Mode::Exclusive, how: How::Waits };
         let commands = lead.table.ask(now(), ask);
         self.lease_commands(commands);
         Some(lease)

@@ -9,7 +9,7 @@ use proto_rules::settle::Scope;
 
 use super::Lead;
 use super::settle::{ASK_AGAIN, settle};
-use crate::brick::{Brick, Core, now};
+use crate::brick::{Brick, Core, Pending, now};
 
 impl Core {
     /// Leads from now on, without its predecessor's memory.
@@ -54,7 +54,14 @@ impl Core {
             && let Some(lead) = &mut self.lead
         {
             let next = lead.locks.session_dead(scope.session);
+            // Its asks are gone from the table; turns that its requests have already must go, too.
+            let dead = |pending: &mut Pending| pending.head.session == scope.session;
+            let waiting: Vec<Pending> =
+                lead.waiting.extract_if(.., |_, pending| dead(pending)).map(|(_, p)| p).collect();
             self.locks_granted(next);
+            for pending in waiting {
+                self.refuse(pending, Refusal::UnknownSession);
+            }
         }
         let epoch = self.epoch();
         self.spawn(|brick| settle_scope(brick, epoch, scope, raise));
@@ -159,6 +166,11 @@ async fn settle_scope(
     scope: SettleScope,
     raise: Vec<(LeaseKey, LeaseNumber)>,
 ) {
+    // What the lead executes for it ends first: no frame of it is late afterwards.
+    while brick.core.borrow().executes_for(scope.session) {
+        tokio::time::sleep(ASK_AGAIN / 10).await;
+    }
+    let epoch = epoch.max(brick.core.borrow().epoch());
     if settle(&brick, epoch, Scope::One(scope), raise).await.is_none() {
         return;
     }

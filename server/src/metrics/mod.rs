@@ -36,6 +36,8 @@ pub struct BrickMetrics {
     pub sessions: Counter,
     pub leases: Counter,
     pub recalls: Counter,
+    /// Changes executed for sessions, as lead.
+    pub executed: Counter,
     pub epoch: Counter,
     /// 1 while the brick may serve clients.
     pub serving: Counter,
@@ -64,6 +66,7 @@ impl BrickMetrics {
             sessions: Counter::default(),
             leases: Counter::default(),
             recalls: Counter::default(),
+            executed: Counter::default(),
             epoch: Counter::default(),
             serving: Counter::default(),
             free_bytes: Counter::default(),

@@ -16,6 +16,7 @@ const FIGURES: &[Figure] = &[
     ("brick_sent_bytes_total", "counter", "Payload bytes sent.", |m| &m.bytes_out),
     ("brick_bad_frames_total", "counter", "Connections ended for a bad frame.", |m| &m.bad_frames),
     ("brick_recalls_total", "counter", "Leases recalled.", |m| &m.recalls),
+    ("brick_executed_total", "counter", "Changes executed for sessions.", |m| &m.executed),
     ("brick_connections", "gauge", "Open data connections.", |m| &m.connections),
     ("brick_sessions", "gauge", "Sessions known.", |m| &m.sessions),
     ("brick_leases", "gauge", "Leases given by this brick as lead.", |m| &m.leases),

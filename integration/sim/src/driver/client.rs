@@ -49,6 +49,8 @@ pub struct Client {
     lead_seen: Option<(BrickId, Incarnation)>,
     /// Every key ever asked for.
     pub asked_keys: BTreeSet<LeaseKey>,
+    /// Keys whose changes the lead executes, and until when no lease is asked for.
+    pub contended: BTreeMap<LeaseKey, Tick>,
     /// A refused ask is made again after a pause.
     pub next_ask: Tick,
     next_hello: Tick,
@@ -81,6 +83,7 @@ impl Client {
             reclaiming: false,
             lead_seen: None,
             asked_keys: BTreeSet::new(),
+            contended: BTreeMap::new(),
             next_ask: Tick::ZERO,
             next_hello: Tick::ZERO,
             next_renew: Tick::ZERO,

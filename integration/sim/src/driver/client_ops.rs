@@ -59,6 +59,8 @@ enum Plan {
     Read(Wish, LeaseKey),
     Local(Res),
     Change(Body, Vec<LeaseKey>),
+    /// By the lead: the key is contended.
+    Execute(Body),
 }
 
 pub struct Op {
@@ -67,6 +69,8 @@ pub struct Op {
     pub thread: usize,
     deadline: Tick,
     under: Vec<(LeaseKey, LeaseNumber)>,
+    /// The lead executes it.
+    execute: bool,
     body: Option<Body>,
     seq: Seq,
     stamp: u64,
@@ -102,6 +106,19 @@ impl Op {
         (self.txn.is_some() || self.queued) && self.under.iter().any(|(k, _)| *k == key)
     }
 
+    pub fn is_executed(&self) -> bool {
+        self.execute
+    }
+
+    /// Whom a change of it is sent to.
+    fn only(&self, mut targets: Targets) -> Targets {
+        if self.execute {
+            let lead = targets.lead.0;
+            targets.members.retain(|member| *member == lead);
+        }
+        targets
+    }
+
     fn touches(&self) -> Vec<Touch> {
         match &self.body {
             Some(Body::Change(change)) => change.touches(),
@@ -121,6 +138,7 @@ impl Client {
             thread,
             deadline: cx.tick.after(timeout),
             under: Vec::new(),
+            execute: false,
             body: None,
             seq: Seq(0),
             stamp: 0,
@@ -169,7 +187,10 @@ impl Client {
         let kind = op.kind;
         match self.plan(cx.tick, kind) {
             Plan::Wait => {}
-            Plan::Lease(keys) => keys.into_iter().for_each(|(k, m)| self.ask(cx, k, m)),
+            Plan::Lease(keys) => {
+                let yields = may_be_executed(kind);
+                keys.into_iter().for_each(|(k, m)| self.ask(cx, k, m, yields));
+            }
             Plan::Local(res) => {
                 if matches!(kind, Kind::Read { .. } | Kind::Getattr { .. } | Kind::Lookup { .. }) {
                     cx.hit("op: read from cache");
@@ -178,10 +199,16 @@ impl Client {
             }
             Plan::Read(wish, key) => self.start_read(cx, id, wish, key),
             Plan::Change(body, keys) => self.queue_change(cx, id, body, &keys),
+            Plan::Execute(body) => {
+                if let Some(op) = self.ops.get_mut(&id) {
+                    op.execute = true;
+                }
+                self.queue_change(cx, id, body, &[]);
+            }
         }
     }
 
-    fn ask(&mut self, cx: &mut Cx<'_>, key: LeaseKey, mode: Mode) {
+    fn ask(&mut self, cx: &mut Cx<'_>, key: LeaseKey, mode: Mode, yields: bool) {
         let asking = self.flights.values().any(|f| f.purpose == Purpose::Ask(key));
         if asking || !self.cache.may_ask(key) || !self.known || self.reclaiming {
             return;
@@ -191,7 +218,7 @@ impl Client {
         }
         self.asked_keys.insert(key);
         if let Some(lead) = self.lead() {
-            self.send(cx, lead, Body::Ask { key, mode }, Purpose::Ask(key));
+            self.send(cx, lead, Body::Ask { key, mode, yields }, Purpose::Ask(key));
         }
     }
 
@@ -205,7 +232,30 @@ impl Client {
         (!missing.is_empty()).then_some(Plan::Lease(missing))
     }
 
+    /// A change of one key that is fought for and not held here.
+    fn plan_executed(&self, now: Tick, kind: Kind) -> Option<Plan> {
+        let (key, change) = match kind {
+            Kind::Write { gfid, block, value } => {
+                (LeaseKey::Inode(gfid), Change::Write { gfid, block, value })
+            }
+            Kind::Setattr { gfid, value } => {
+                (LeaseKey::Inode(gfid), Change::Setattr { gfid, value })
+            }
+            Kind::Create { dir, name, gfid } => {
+                (LeaseKey::Part(dir), Change::Create { dir, name, gfid })
+            }
+            _ => return None,
+        };
+        let fought = self.contended.get(&key).is_some_and(|until| now < *until);
+        let held = self.cache.may_begin(now, key, Mode::Exclusive).is_some();
+        let may = fought && !held && self.known && !self.reclaiming;
+        may.then_some(Plan::Execute(Body::Change(change)))
+    }
+
     fn plan(&self, now: Tick, kind: Kind) -> Plan {
+        if let Some(plan) = self.plan_executed(now, kind) {
+            return plan;
+        }
         match kind {
             Kind::Read { gfid, block } => self.plan_read(now, Wish::Block(gfid, block)),
             Kind::Getattr { gfid } => self.plan_read(now, Wish::Attr(gfid)),
@@ -335,13 +385,14 @@ impl Client {
         let Some(op) = self.ops.get(&id) else { return };
         let keys: Vec<LeaseKey> = op.under.iter().map(|(k, _)| *k).collect();
         let under = self.numbers(cx.tick, &keys);
-        let targets = Targets::of(&self.map.set);
+        let targets = Targets::of(&self.map.set).map(|targets| op.only(targets));
         // What it planned on may have changed while it waited.
         let stale = op.queued || under.len() < keys.len() || self.reclaiming;
         let seq = if stale { None } else { self.sequencer.begin() };
         let (Some(seq), Some(targets)) = (seq, targets) else {
             if let Some(op) = self.ops.get_mut(&id) {
                 (op.queued, op.body, op.under) = (false, None, Vec::new());
+                op.execute = false;
             }
             return self.release(cx, id);
         };
@@ -415,10 +466,13 @@ impl Client {
 
     fn change_done(&mut self, cx: &mut Cx<'_>, id: u64, outcome: Outcome) {
         self.forget_touched(id);
-        if let Some(Op { body: Some(Body::Change(change)), stamp, created, .. }) = self.ops.get(&id)
+        if let Some(Op { body: Some(Body::Change(change)), stamp, created, execute, .. }) =
+            self.ops.get(&id)
             && outcome.is_ok()
         {
             match *change {
+                // No lease guards what the lead executed: others may have changed it since.
+                Change::Write { .. } | Change::Setattr { .. } if *execute => {}
                 Change::Write { gfid, block, value } => {
                     self.blocks.insert((gfid, block), value);
                 }
@@ -426,7 +480,9 @@ impl Client {
                     self.attrs.insert(gfid, (value, *stamp));
                 }
                 Change::Create { dir, name, gfid } => {
-                    self.names.insert((dir, name), Some(gfid));
+                    if !execute {
+                        self.names.insert((dir, name), Some(gfid));
+                    }
                     if let Some((sent, term, lease)) = *created {
                         self.asked_keys.insert(lease.key);
                         if let Some(action) = self.cache.on_granted(sent, term, lease) {
@@ -521,10 +577,15 @@ impl Client {
         for id in ids {
             let Some(op) = self.ops.get_mut(&id) else { continue };
             op.lost.clear();
+            let targets = op.only(targets.clone());
             if let Some(txn) = op.txn.as_mut() {
                 op.diverged = None;
                 op.created = None;
-                let commands = txn.on_map(targets.clone());
+                let mut commands = txn.on_map(targets);
+                if op.execute {
+                    // No lease of its own to reclaim.
+                    commands.extend(txn.on_reclaimed());
+                }
                 self.run_txn(cx, id, commands);
                 continue;
             }
@@ -548,6 +609,9 @@ impl Client {
         for id in ids {
             let Some(op) = self.ops.get_mut(&id) else { continue };
             let Some(txn) = op.txn.as_mut() else { continue };
+            if op.execute {
+                continue;
+            }
             let mut all = true;
             for (key, number) in &mut op.under {
                 match granted.iter().find(|l| l.key == *key) {
@@ -567,7 +631,8 @@ impl Client {
     pub fn leases_lost(&mut self, cx: &mut Cx<'_>) {
         let ids: Vec<u64> = self.ops.keys().copied().collect();
         for id in ids {
-            let Some(txn) = self.ops.get_mut(&id).and_then(|op| op.txn.as_mut()) else { continue };
+            let Some(op) = self.ops.get_mut(&id).filter(|op| !op.execute) else { continue };
+            let Some(txn) = op.txn.as_mut() else { continue };
             let commands = txn.on_lease_lost();
             self.run_txn(cx, id, commands);
         }
@@ -693,4 +758,9 @@ impl Client {
         let commands = read.on_lost(cx.tick, brick_of(to));
         self.run_read(cx, id, commands);
     }
+}
+
+/// As `may_be_executed` of the product's client, for the operations that stand here for all.
+fn may_be_executed(kind: Kind) -> bool {
+    matches!(kind, Kind::Write { .. } | Kind::Setattr { .. } | Kind::Create { .. })
 }

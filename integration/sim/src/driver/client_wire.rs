@@ -6,10 +6,11 @@ use proto::fop::{LeaseKey, Mode};
 use proto::{BrickId, Epoch, Failure, Incarnation, Refusal, Seq};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
-use proto_rules::time::{MS, RETRY_AFTER};
+use proto_rules::time::{CONTENDED_ASK, MS, RETRY_AFTER};
 use proto_rules::txn::Targets;
 
 use super::client::Client;
+use super::client_ops::Op;
 use crate::cx::Cx;
 use crate::model::net::{Chan, DATA, Proc};
 use crate::msg::{Ans, Body, Msg, Reply, Request};
@@ -53,6 +54,10 @@ impl Client {
             _ => None,
         };
         let (seq, resend, stamp, under) = change.unwrap_or((Seq(0), false, 0, Vec::new()));
+        let execute = match purpose {
+            Purpose::Change(op) => self.ops.get(&op).is_some_and(Op::is_executed),
+            _ => false,
+        };
         let Some(targets) = Targets::of(&self.map.set) else { return };
         self.next_id += 1;
         let id = self.next_id;
@@ -64,6 +69,8 @@ impl Client {
             mark: self.mark(),
             resend,
             stamp,
+            execute,
+            by_lead: false,
             under,
             body,
         };
@@ -169,6 +176,11 @@ impl Client {
             _ => {
                 if let Some(action) = self.cache.no_grant_coming(key) {
                     self.act(cx, action);
+                }
+                if reply.result == Err(Failure::Refused(Refusal::Contended)) {
+                    cx.hit("lease: contended");
+                    self.contended.insert(key, cx.tick.after(CONTENDED_ASK));
+                    return;
                 }
                 self.next_ask = cx.tick.after(RETRY_AFTER);
                 self.may_lose(cx, flight, &reply);

@@ -305,8 +305,11 @@ impl Peer {
                 }
                 Done::Ok
             }
-            Call::Clear { settled, ended, graced } => {
+            Call::Clear { settled, taken, ended, graced } => {
                 self.member.windows.clear(settled);
+                for (session, seq, entry) in taken {
+                    self.member.windows.take_over(*session, *seq, entry.clone());
+                }
                 for (session, forgotten) in ended {
                     self.member.session_ended(*session, *forgotten);
                 }

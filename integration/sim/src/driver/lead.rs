@@ -6,11 +6,12 @@ use std::rc::Rc;
 use proto::{BrickId, Epoch, Failure, Gfid, Incarnation, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::heal::log::{Interval, LogAnswer};
-use proto_rules::lease::table::{Ask, LeaseCommand, term};
+use proto_rules::lease::table::{Ask, How, LeaseCommand, term};
 use proto_rules::member::stale::Marking;
 use proto_rules::set::SetEntry;
 use proto_rules::time::{JOIN_PAUSE, MS};
 
+use super::execute::ExecutionKey;
 use super::peer::{Peer, Why};
 use super::stale::STALE_HEALER;
 use crate::cx::{Cx, proc_of};
@@ -29,6 +30,8 @@ pub struct MarkJob {
     marking: Marking,
     /// The client that reported it; none when it is for a joiner.
     asked: Option<(Proc, Chan, Request)>,
+    /// What the lead executes and was answered differently.
+    execution: Option<ExecutionKey>,
 }
 
 /// A joiner waits for the rest.
@@ -77,20 +80,20 @@ impl Peer {
                     Ans::Reclaimed { answer, term: length, wall: cx.wall }
                 })
                 .map_err(Failure::from),
-            Body::Ask { key, mode } => {
+            Body::Ask { key, mode, yields } => {
                 // Asked again: nobody waits for the answer to the earlier ask.
                 let same = |(id, a): (&(SessionId, u64), &AskFrom)| {
                     let again = matches!(&a.request.body, Body::Ask { key: k, .. } if k == key);
                     (id.0 == session && again && id.1 != request.id).then_some(id.1)
                 };
                 let earlier: Vec<u64> = self.asks.iter().filter_map(same).collect();
+                let how = if *yields { How::Yields } else { How::Waits };
                 let mut commands = Vec::new();
                 for id in earlier {
                     self.asks.remove(&(session, id));
                     commands.extend(table.cancel(cx.tick, session, id));
                 }
-                let ask =
-                    Ask { session, id: request.id, key: *key, mode: *mode, only_if_free: false };
+                let ask = Ask { session, id: request.id, key: *key, mode: *mode, how };
                 self.asks.insert(
                     (session, request.id),
                     AskFrom { from, chan, request: request.clone() },
@@ -138,9 +141,12 @@ impl Peer {
                     let ans = Ans::Granted { lease, term };
                     self.answer(cx, asked.from, asked.chan, &asked.request, Ok(ans));
                 }
+                LeaseCommand::Turn { ask, lease, .. } => self.turn_granted(cx, ask, lease),
                 LeaseCommand::Refuse { session, ask, refusal } => {
                     if let Some(asked) = self.asks.remove(&(session, ask)) {
                         self.refuse(cx, asked.from, asked.chan, &asked.request, refusal);
+                    } else {
+                        self.turn_refused(cx, ask, refusal);
                     }
                 }
                 // It gives everything back as soon as it can.
@@ -167,7 +173,8 @@ impl Peer {
         self.member.session_ended(session, forgotten);
         for to in self.others() {
             let ended = vec![(session, forgotten)];
-            let call = Call::Clear { settled: Vec::new(), ended, graced: None };
+            let (settled, taken) = (Vec::new(), Vec::new());
+            let call = Call::Clear { settled, taken, ended, graced: None };
             self.call(cx, to, call, Why::Told);
         }
     }
@@ -177,7 +184,8 @@ impl Peer {
         self.graced_here(epoch);
         self.graced_wait = Some((epoch, others.len() as u32));
         for to in others {
-            let call = Call::Clear { settled: Vec::new(), ended: Vec::new(), graced: Some(epoch) };
+            let (settled, taken, ended) = (Vec::new(), Vec::new(), Vec::new());
+            let call = Call::Clear { settled, taken, ended, graced: Some(epoch) };
             self.call(cx, to, call, Why::Graced(epoch));
         }
         self.graced_if_all(cx);
@@ -223,7 +231,12 @@ impl Peer {
             return self.refuse(cx, from, chan, request, Refusal::Busy);
         }
         cx.hit("stale: mark");
-        self.mark_all(cx, &marks, Some((from, chan, request.clone())));
+        self.mark_all(cx, &marks, Some((from, chan, request.clone())), None);
+    }
+
+    /// As `mark`, for what the lead executes itself.
+    pub fn mark_for(&mut self, cx: &mut Cx<'_>, marks: &[(BrickId, Gfid)], key: ExecutionKey) {
+        self.mark_all(cx, marks, None, Some(key));
     }
 
     fn mark_all(
@@ -231,6 +244,7 @@ impl Peer {
         cx: &mut Cx<'_>,
         marks: &[(BrickId, Gfid)],
         asked: Option<(Proc, Chan, Request)>,
+        execution: Option<ExecutionKey>,
     ) {
         cx.rounds = true;
         let members: Vec<BrickId> = self.map().in_sync().map(|m| m.brick).collect();
@@ -243,7 +257,7 @@ impl Peer {
             let call = Call::Mark { set: marks.to_vec(), clear: Vec::new() };
             self.call(cx, to, call, Why::Mark(job));
         }
-        self.markings.insert(job, MarkJob { marking, asked });
+        self.markings.insert(job, MarkJob { marking, asked, execution });
         if done {
             self.mark_done(cx, job, cx.me);
         }
@@ -285,6 +299,9 @@ impl Peer {
             if let Some((from, chan, request)) = done.asked {
                 self.answer(cx, from, chan, &request, Ok(Ans::Done));
             }
+            if let Some(key) = done.execution {
+                self.execution_marked(cx, key);
+            }
         }
     }
 
@@ -298,6 +315,7 @@ impl Peer {
             let commands = table.tick(cx.tick);
             self.run_lease(cx, commands);
         }
+        self.tick_executions(cx);
         self.tick_pause(cx);
         self.tick_stale(cx);
     }
@@ -324,7 +342,7 @@ impl Peer {
         let marks = self.member.marks_for(joiner, keeps);
         if !marks.is_empty() {
             if self.member.begin_marking(&[]) {
-                self.mark_all(cx, &marks, None);
+                self.mark_all(cx, &marks, None, None);
             }
             return Some(Done::Refused);
         }
@@ -420,6 +438,8 @@ impl Peer {
         self.graced_wait = None;
         self.markings.clear();
         self.asks.clear();
+        self.executions.clear();
+        self.later_settles.clear();
         self.pause = None;
         self.stale_job = None;
     }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proto::map::{MemberState, SetMap};
-use proto::{BrickId, Epoch, Incarnation};
+use proto::{BrickId, Epoch, Incarnation, LeaseNumber};
 use proto_rules::Tick;
 use proto_rules::heal::log::{Interval, IntervalClock};
-use proto_rules::lease::table::LeaseTable;
+use proto_rules::lease::LeaseKey;
+use proto_rules::lease::table::{LeaseTable, SettleScope};
 use proto_rules::member::{Member, MemberCommand};
 use proto_rules::promise::{PromiseEvent, Promises};
 use proto_rules::restart::Report;
@@ -77,6 +78,9 @@ pub struct Peer {
     pub graced_wait: Option<(Epoch, u32)>,
     pub markings: BTreeMap<u64, super::lead::MarkJob>,
     pub asks: BTreeMap<(proto::SessionId, u64), super::lead::AskFrom>,
+    pub executions: BTreeMap<super::execute::ExecutionKey, super::execute::Execution>,
+    /// Settles that wait for executions of their session.
+    pub later_settles: Vec<(SettleScope, Vec<(LeaseKey, LeaseNumber)>)>,
     pub pause: Option<super::lead::Pause>,
     pub stale_job: Option<super::stale::StaleJob>,
     pub joiner: Option<Sink>,
@@ -110,6 +114,8 @@ impl Peer {
             graced_wait: None,
             markings: BTreeMap::new(),
             asks: BTreeMap::new(),
+            executions: BTreeMap::new(),
+            later_settles: Vec::new(),
             pause: None,
             stale_job: None,
             joiner: None,
@@ -275,7 +281,8 @@ impl Peer {
             Msg::Call { id, epoch, call } => self.on_call(cx, from, id, epoch, &call),
             Msg::Done { id, done } => self.on_done(cx, from, id, done),
             Msg::Request(request) => self.on_request(cx, from, chan, request),
-            Msg::Reply(_) | Msg::Recall { .. } => {}
+            Msg::Reply(reply) => self.on_sent_on(cx, from, &reply),
+            Msg::Recall { .. } => {}
         }
         self.refresh();
     }

@@ -21,7 +21,7 @@ pub struct Held {
     pub why: Hold,
 }
 
-fn head(request: &Request) -> Head {
+pub fn head(request: &Request) -> Head {
     let class = match &request.body {
         Body::Read { .. } | Body::Getattr { .. } | Body::Lookup { .. } => Class::Read,
         Body::Change(_) | Body::Fsync { .. } => Class::Change,
@@ -45,6 +45,7 @@ fn head(request: &Request) -> Head {
         under: request.under.clone(),
         touches,
         reads,
+        by_lead: request.by_lead,
     }
 }
 
@@ -57,6 +58,9 @@ impl Peer {
         if self.member.is_lead() && self.table.is_none() {
             // It knows no session before its members' lists are in: nobody is unknown yet.
             return self.refuse(cx, from, chan, &request, Refusal::Grace);
+        }
+        if request.execute && self.execute_for(cx, from, chan, &request) {
+            return;
         }
         // Marks come with every heartbeat, to every member.
         if matches!(request.body, Body::Renew { .. }) && self.member.in_sync() {
@@ -75,6 +79,9 @@ impl Peer {
                 brief(&verdict)
             )
         });
+        if self.execution_admitted(cx, &request, &verdict) {
+            return;
+        }
         match verdict {
             Verdict::Serve => {
                 self.served(cx);
@@ -146,11 +153,13 @@ impl Peer {
         {
             table.created(cx.tick, request.session, *gfid, *number);
         }
-        self.reply_outcome(cx, from, chan, request, (outcome, true));
+        if !self.executed(cx, request, outcome) {
+            self.reply_outcome(cx, from, chan, request, (outcome, true));
+        }
         self.pause_may_be_quiet(cx);
     }
 
-    fn reply_outcome(
+    pub fn reply_outcome(
         &mut self,
         cx: &mut Cx<'_>,
         from: Proc,

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::fop::Touch;
-use proto::{BrickId, Epoch, Gfid, LeaseNumber, SessionId};
+use proto::{BrickId, Epoch, Gfid, LeaseNumber, Seq, SessionId};
 use proto_rules::lease::LeaseKey;
 use proto_rules::lease::table::{LeaseTable, SettleScope};
 use proto_rules::settle::{CopyWhat, MemberList, Scope, Settle, SettleCommand};
+use proto_rules::window::Entry;
 
 use super::peer::{Peer, Why};
 use crate::cx::{Cx, brick_of, proc_of, set_key};
-use crate::model::change::{BLOCK_BYTES, block_touch};
+use crate::model::change::{BLOCK_BYTES, Outcome, block_touch};
 use crate::model::net::Proc;
 use crate::msg::{Call, Done};
 
@@ -21,6 +22,8 @@ pub struct Job {
     /// Inodes being copied: targets that have not answered.
     copies: BTreeMap<Gfid, BTreeSet<BrickId>>,
     targets: BTreeMap<Gfid, Vec<BrickId>>,
+    /// What leads executed, as each member has it.
+    by_lead: BTreeMap<(BrickId, SessionId, Seq), Entry<Outcome>>,
 }
 
 impl Peer {
@@ -47,6 +50,7 @@ impl Peer {
             let commands = settle.rules.on_members(members.clone());
             self.run_settle(cx, job, commands);
         }
+        self.executions_lead_on(cx);
         let Some(table) = self.table.as_mut() else { return };
         table.on_epoch(epoch);
         // As the product: only a grace that has just ended is noted, again in the new epoch.
@@ -62,6 +66,9 @@ impl Peer {
         raise: Vec<(LeaseKey, LeaseNumber)>,
     ) {
         let Some(scope) = scope else { return };
+        if self.executes_for(cx, &scope) {
+            return self.later_settles.push((scope, raise));
+        }
         cx.rounds = true;
         cx.hit(if scope.key.is_some() { "settle: one lease" } else { "settle: one session" });
         self.settle(cx, Scope::One(scope), raise);
@@ -74,7 +81,7 @@ impl Peer {
         let job = self.next_call;
         let (copies, targets) = (BTreeMap::new(), BTreeMap::new());
         let graced = self.member.graced();
-        self.settles.insert(job, Job { rules, graced, copies, targets });
+        self.settles.insert(job, Job { rules, graced, copies, targets, by_lead: BTreeMap::new() });
         self.run_settle(cx, job, commands);
     }
 
@@ -101,8 +108,16 @@ impl Peer {
                     let call = Call::Mark { set, clear };
                     self.call(cx, proc_of(at), call, Why::Settle(job));
                 }
-                SettleCommand::Clear { at, entries } => {
-                    let call = Call::Clear { settled: entries, ended: Vec::new(), graced: None };
+                SettleCommand::Clear { at, entries, take_over } => {
+                    if !take_over.is_empty() {
+                        cx.hit("settle: reply taken over");
+                    }
+                    let call = Call::Clear {
+                        settled: entries,
+                        taken: self.taken(job, &take_over),
+                        ended: Vec::new(),
+                        graced: None,
+                    };
                     self.call(cx, proc_of(at), call, Why::Settle(job));
                 }
                 SettleCommand::Done { sessions } => self.settle_over(cx, job, sessions),
@@ -113,9 +128,13 @@ impl Peer {
     pub fn settle_done(&mut self, cx: &mut Cx<'_>, job: u64, from: Proc, done: Done) {
         let Some(settle) = self.settles.get_mut(&job) else { return };
         let commands = match done {
-            Done::Unsettled { list, graced } => {
+            Done::Unsettled { list, graced, by_lead } => {
+                let from = brick_of(from);
+                settle.by_lead.retain(|(member, ..), _| *member != from);
+                let own = by_lead.into_iter().map(|(s, seq, entry)| ((from, s, seq), entry));
+                settle.by_lead.extend(own);
                 settle.graced = settle.graced.max(graced);
-                settle.rules.on_list(brick_of(from), list, &self.member.stale)
+                settle.rules.on_list(from, list, &self.member.stale)
             }
             Done::Marked => settle.rules.on_marked(brick_of(from), &self.member.stale),
             Done::Ok => settle.rules.on_cleared(brick_of(from)),
@@ -173,6 +192,17 @@ impl Peer {
         }
     }
 
+    fn taken(
+        &self,
+        job: u64,
+        take_over: &[(BrickId, SessionId, Seq)],
+    ) -> Vec<(SessionId, Seq, Entry<Outcome>)> {
+        let known = self.settles.get(&job).map(|settle| &settle.by_lead);
+        let entry =
+            |key: &(BrickId, SessionId, Seq)| Some((key.1, key.2, known?.get(key)?.clone()));
+        take_over.iter().filter_map(entry).collect()
+    }
+
     /// A member's side: numbers first, then the list, when nothing in scope runs any more.
     pub fn unsettled(
         &mut self,
@@ -197,7 +227,12 @@ impl Peer {
             }),
             stale: self.member.stale.iter().collect(),
         };
-        Done::Unsettled { list, graced: self.member.graced() }
+        let entry = |u: &proto_rules::window::Unsettled| {
+            let entry = self.member.windows.entry(u.session, u.seq)?;
+            u.by_lead.then(|| (u.session, u.seq, entry.clone()))
+        };
+        let by_lead = list.entries.iter().filter_map(entry).collect();
+        Done::Unsettled { list, graced: self.member.graced(), by_lead }
     }
 }
 

@@ -4,7 +4,7 @@
 use proto::fop::{LeaseKey, Mode};
 use proto::{BrickId, Gfid, SessionId};
 use proto_rules::lease::Lease;
-use proto_rules::lease::table::Ask;
+use proto_rules::lease::table::{Ask, How};
 use proto_rules::time::LEASE_TERM;
 
 use super::peer::{Peer, Why};
@@ -59,7 +59,7 @@ impl Peer {
                 id: self.next_call,
                 key,
                 mode: Mode::Exclusive,
-                only_if_free: false,
+                how: How::Waits,
             };
             commands.extend(table.ask(cx.tick, ask));
         }

@@ -27,7 +27,7 @@ fn serving(epoch: u64) -> LeaseTable {
 }
 
 fn wish(session: SessionId, id: u64, n: u8, mode: Mode) -> Ask {
-    Ask { session, id, key: key(n), mode, only_if_free: false }
+    Ask { session, id, key: key(n), mode, how: How::Waits }
 }
 
 fn granted(commands: &[LeaseCommand]) -> Vec<(SessionId, Lease)> {
@@ -115,7 +115,7 @@ fn askers_are_served_in_order_and_no_reader_overtakes_a_writer() {
 fn a_wish_for_a_free_lease_recalls_nobody() {
     let mut table = serving(5);
     take(&mut table, 0, W, 1, Mode::Exclusive);
-    let ask = Ask { only_if_free: true, ..wish(M, 1, 1, Mode::Shared) };
+    let ask = Ask { how: How::IfFree, ..wish(M, 1, 1, Mode::Shared) };
     let refused = LeaseCommand::Refuse { session: M, ask: 1, refusal: Refusal::Busy };
     assert_eq!(table.ask(at(1), ask), [refused]);
     let free = Ask { key: key(2), ..ask };
@@ -351,6 +351,108 @@ fn a_key_waits_for_the_settle_of_its_dead_session_too() {
     assert_eq!(granted(&table.settled(at(5002), all))[0].0, M);
 }
 
+/// Two that fight for a key, up to the moment from which it is contended: M holds it.
+fn fought_for(table: &mut LeaseTable) -> Lease {
+    let first = take(table, 0, W, 1, Mode::Exclusive);
+    table.ask(at(100), wish(M, 1, 1, Mode::Exclusive));
+    let second = one_grant(&table.on_return(at(101), W, first, Mode::None, false));
+    table.ask(at(200), wish(W, 2, 1, Mode::Exclusive));
+    let third = one_grant(&table.on_return(at(201), M, second, Mode::None, false));
+    table.ask(at(300), wish(M, 3, 1, Mode::Exclusive));
+    one_grant(&table.on_return(at(301), W, third, Mode::None, false))
+}
+
+fn yielding(session: SessionId, id: u64) -> Ask {
+    Ask { how: How::Yields, ..wish(session, id, 1, Mode::Exclusive) }
+}
+
+fn one_turn(commands: &[LeaseCommand]) -> Lease {
+    match commands {
+        [LeaseCommand::Turn { lease, .. }] => *lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Trap 28: whoever may yield is told to have its change executed, until the fight is over.
+#[test]
+fn trap_28_a_contended_key_is_not_granted_to_who_may_yield() {
+    let mut table = serving(5);
+    let m = fought_for(&mut table);
+    let refused = |id| LeaseCommand::Refuse { session: W, ask: id, refusal: Refusal::Contended };
+    assert_eq!(table.ask(at(400), yielding(W, 4)), [refused(4)]);
+    assert_eq!(one_grant(&table.ask(at(401), yielding(M, 5))), m, "it has the lease already");
+    // Executed for W: M gives its lease back; nobody is recalled for the changes that follow.
+    assert_eq!(recalls(&table.ask_turn(at(420), W, 6, key(1))).len(), 1);
+    one_turn(&table.on_return(at(421), M, m, Mode::None, false));
+    assert!(table.end_turn(at(422), key(1), 6).is_empty());
+    for (n, session) in [M, W, M, W].into_iter().enumerate() {
+        let (ms, id) = (1000 * (n as u64 + 1), 10 + n as u64);
+        assert_eq!(table.ask(at(ms), yielding(session, id)).len(), 1);
+        assert!(table.contended(at(ms + 1), key(1)), "it is fought for until {ms}");
+        one_turn(&table.ask_turn(at(ms + 1), session, id, key(1)));
+        assert!(table.end_turn(at(ms + 2), key(1), id).is_empty());
+        live(&mut table, ms + 100, ms + 1000, &[W, M, N]);
+    }
+    // W alone goes on: after 2 s it gets the lease.
+    one_turn(&table.ask_turn(at(5900), W, 20, key(1)));
+    table.end_turn(at(5901), key(1), 20);
+    assert!(table.held(W, key(1)).is_none());
+    one_grant(&table.ask(at(6100), yielding(W, 21)));
+}
+
+#[test]
+fn a_turn_excludes_everybody_until_it_ends_and_has_a_number_of_its_own() {
+    let mut table = serving(5);
+    let shared = take(&mut table, 0, W, 1, Mode::Shared);
+    // Its own shared lease has to go: what it caches is about to change.
+    assert_eq!(recalls(&table.ask_turn(at(1), W, 1, key(1))), [(W, Mode::None)]);
+    let turn = one_turn(&table.on_return(at(2), W, shared, Mode::None, false));
+    assert!(turn.number > shared.number);
+    assert!(table.permits(W, key(1), turn.number) && !table.permits(M, key(1), turn.number));
+    assert!(table.in_turn(key(1)) && table.others_hold(M, key(1)));
+    let free = Ask { how: How::IfFree, ..wish(M, 2, 1, Mode::Shared) };
+    assert!(granted(&table.ask(at(3), free)).is_empty());
+    assert!(table.ask(at(4), wish(M, 3, 1, Mode::Shared)).is_empty());
+    assert!(table.ask_turn(at(5), N, 4, key(1)).is_empty(), "one after the other");
+    assert!(table.end_turn(at(6), key(1), 99).is_empty(), "another's");
+    let commands = table.end_turn(at(7), key(1), 1);
+    assert_eq!(granted(&commands).len(), 1);
+    assert_eq!(recalls(&commands), [(M, Mode::None)], "N is next");
+    assert!(!table.permits(W, key(1), turn.number));
+    // No time ends it.
+    looked(&mut table, 100, 1000);
+    assert!(!table.settling());
+}
+
+/// The session's own exclusive lease stays: nothing changes of which it would have to hear.
+#[test]
+fn a_turn_beside_the_own_exclusive_lease_has_its_number() {
+    let mut table = serving(5);
+    let own = take(&mut table, 0, W, 1, Mode::Exclusive);
+    let turn = one_turn(&table.ask_turn(at(1), W, 1, key(1)));
+    assert_eq!(turn.number, own.number);
+    // Another asks: the lease goes back, the key to the asker only after the turn.
+    assert_eq!(recalls(&table.ask(at(2), wish(M, 2, 1, Mode::Exclusive))), [(W, Mode::None)]);
+    assert!(table.on_return(at(3), W, own, Mode::None, false).is_empty());
+    assert!(table.permits(W, key(1), turn.number));
+    assert_eq!(granted(&table.end_turn(at(4), key(1), 1))[0].0, M);
+}
+
+#[test]
+fn a_turn_waits_for_the_settling_and_goes_with_its_asker() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    table.ask_turn(at(100), M, 1, key(1));
+    let commands = live(&mut table, 300, 2500, &[W, M, N]);
+    let settles = |c: &LeaseCommand| matches!(c, LeaseCommand::Settle { .. });
+    assert!(commands.iter().any(|(_, c)| settles(c)), "{commands:?}");
+    assert!(!table.in_turn(key(1)));
+    let scope = SettleScope { session: W, key: Some(key(1)) };
+    table.cancel(at(2501), M, 1);
+    assert!(table.settled(at(2502), scope).is_empty(), "nobody waits any more");
+    one_turn(&table.ask_turn(at(2503), N, 2, key(1)));
+}
+
 /// Trap 48: W lives, its lease is revoked; whoever asks, new or waiting, waits for the settling.
 #[test]
 fn trap_48_a_revoked_lease_is_settled_before_anybody_has_the_key() {
@@ -364,7 +466,7 @@ fn trap_48_a_revoked_lease_is_settled_before_anybody_has_the_key() {
     assert!(commands.iter().any(|(_, c)| settles(c)), "{commands:?}");
     assert!(table.settling());
     assert!(table.ask(at(2501), wish(N, 2, 1, Mode::Shared)).is_empty());
-    let only = Ask { only_if_free: true, ..wish(N, 3, 1, Mode::Shared) };
+    let only = Ask { how: How::IfFree, ..wish(N, 3, 1, Mode::Shared) };
     assert!(granted(&table.ask(at(2502), only)).is_empty());
     assert!(granted(&table.tick(at(2503))).is_empty());
     assert_eq!(granted(&table.settled(at(2504), scope))[0].0, M);
@@ -579,7 +681,7 @@ fn a_wish_for_a_free_lease_never_waits() {
     let mut table = serving(5);
     let w = take(&mut table, 0, W, 1, Mode::Shared);
     assert_eq!(recalls(&table.ask(at(1), wish(M, 1, 1, Mode::Exclusive))).len(), 1);
-    let ask = Ask { only_if_free: true, ..wish(N, 2, 1, Mode::Shared) };
+    let ask = Ask { how: How::IfFree, ..wish(N, 2, 1, Mode::Shared) };
     let refused = LeaseCommand::Refuse { session: N, ask: 2, refusal: Refusal::Busy };
     assert_eq!(table.ask(at(2), ask), [refused]);
     let commands = table.on_return(at(3), W, w, Mode::None, false);

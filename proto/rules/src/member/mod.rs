@@ -51,6 +51,8 @@ pub struct Head {
     pub touches: Vec<Touch>,
     /// Inodes that a read looks at.
     pub reads: Vec<Gfid>,
+    /// The lead executes it for the session, and fans it out.
+    pub by_lead: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,6 +328,9 @@ impl<R: Clone> Member<R> {
         }
         let number = head.under.iter().map(|(_, n)| *n).max().unwrap_or(LeaseNumber::NONE);
         self.windows.begin(head.session, head.seq, head.touches.clone(), number);
+        if head.by_lead {
+            self.windows.note_by_lead(head.session, head.seq);
+        }
         Verdict::Execute
     }
 

@@ -192,6 +192,7 @@ impl<R: Clone> Txn<R> {
             | Refusal::Busy
             | Refusal::StaleCopy
             | Refusal::Moved
+            | Refusal::Contended
             | Refusal::Failed => {}
         }
         commands

@@ -51,6 +51,9 @@ pub struct Entry<R> {
     pub number: LeaseNumber,
     /// `None` while it is being executed.
     pub reply: Option<R>,
+    /// The lead executed it for the session: only it can be asked about it again, and the next
+    /// one must know the answer, for done again it is not the same (trap 60).
+    pub by_lead: bool,
 }
 
 /// An unsettled change, as told to the lead.
@@ -59,6 +62,7 @@ pub struct Unsettled {
     pub session: SessionId,
     pub seq: Seq,
     pub touches: Vec<Touch>,
+    pub by_lead: bool,
 }
 
 /// One session's window on its way to a joiner.
@@ -118,7 +122,29 @@ impl<R: Clone> Windows<R> {
         number: LeaseNumber,
     ) {
         let window = self.sessions.entry(session).or_default();
-        window.entries.insert(seq, Entry { touches, number, reply: None });
+        window.entries.insert(seq, Entry { touches, number, reply: None, by_lead: false });
+    }
+
+    /// The lead executes this change for the session.
+    pub fn note_by_lead(&mut self, session: SessionId, seq: Seq) {
+        let window = self.sessions.get_mut(&session);
+        if let Some(entry) = window.and_then(|w| w.entries.get_mut(&seq)) {
+            entry.by_lead = true;
+        }
+    }
+
+    pub fn entry(&self, session: SessionId, seq: Seq) -> Option<&Entry<R>> {
+        self.sessions.get(&session)?.entries.get(&seq)
+    }
+
+    /// Takes over a change with its reply from the member whose copy was settled on: a re-send
+    /// is answered by it here, too.
+    pub fn take_over(&mut self, session: SessionId, seq: Seq, entry: Entry<R>) {
+        let window = self.sessions.entry(session).or_default();
+        let running = window.entries.get(&seq).is_some_and(|e| e.reply.is_none());
+        if seq > window.mark && !running {
+            window.entries.insert(seq, entry);
+        }
     }
 
     /// Stores the reply of a change that `begin` noted.
@@ -153,6 +179,7 @@ impl<R: Clone> Windows<R> {
                     session: *session,
                     seq: *seq,
                     touches: entry.touches.clone(),
+                    by_lead: entry.by_lead,
                 })
             })
             .filter(|u| gfid.is_none_or(|g| u.touches.iter().any(|t| t.gfid() == g)))

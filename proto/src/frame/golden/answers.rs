@@ -82,7 +82,7 @@ fn to_peers(op: Op) -> Answer {
                     TouchMsg { gfid: gfid(), what: 1, start: 4096, end: 8192 },
                     TouchMsg { gfid: parent(), what: 2, start: 0xfedc_ba98_7654_3210, end: 0 },
                 ],
-                answered: None,
+                ..UnsettledEntry::default()
             }],
             sessions: vec![0x1112_1314_1516_1718, 2],
             graced: 76,

@@ -98,6 +98,7 @@ fn contents(op: Op) -> Fop {
             inside: true,
             sync: true,
             kill_privileges: true,
+            append: false,
         }
         .into(),
         Op::Setattr => Setattr { gfid: gfid(), set: meta(), kill_privileges: true }.into(),
@@ -172,6 +173,7 @@ fn settles(op: Op) -> Fop {
             sessions: vec![session, 2],
             settled: vec![SettledSeq { session, seq: 301 }],
             graced: 76,
+            take_over: vec![],
         }
         .into(),
         Op::MarkStale => MarkStale { gfid: gfid(), brick: other(), clear: true }.into(),

@@ -99,6 +99,10 @@ pub fn under() -> Vec<Under> {
     ]
 }
 
+pub fn yielding() -> Vec<Want> {
+    vec![Want { key: key(), mode: Mode::Exclusive as i32, yields: true, ..Want::default() }]
+}
+
 pub fn wants() -> Vec<Want> {
     vec![
         Want {
@@ -108,6 +112,7 @@ pub fn wants() -> Vec<Want> {
             last_renewed_epoch: 0,
             open: true,
             only_if_free: true,
+            yields: false,
         },
         Want {
             key: key(),
@@ -116,6 +121,7 @@ pub fn wants() -> Vec<Want> {
             last_renewed_epoch: 76,
             open: false,
             only_if_free: false,
+            yields: false,
         },
     ]
 }

@@ -27,7 +27,8 @@ impl Store {
 
     pub(crate) fn write(&mut self, a: &Write, call: &Call, ctx: &Ctx) -> Result<Return, Errno> {
         let mut node = self.data_file(a.gfid)?;
-        if call.payload.len() as u64 != a.len {
+        // Where an append goes is the lead's to say, before it comes here.
+        if call.payload.len() as u64 != a.len || a.append {
             return Err(Errno::EINVAL);
         }
         if a.len > 0 {

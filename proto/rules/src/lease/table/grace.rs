@@ -60,6 +60,7 @@ impl LeaseTable {
             deferred: BTreeMap::new(),
             waiting: BTreeMap::new(),
             recent: VecDeque::new(),
+            contended: BTreeMap::new(),
             looked: None,
         }
     }

@@ -10,6 +10,7 @@
 //! Deliberately does not: renew beyond what it is told (`term`), or decide which leases an
 //! operation needs (the driver asks key by key, in (gfid, set) order).
 
+mod contended;
 mod grace;
 mod pins;
 mod terms;
@@ -38,8 +39,21 @@ pub struct Ask {
     pub key: LeaseKey,
     /// `None`: nothing is granted; the answer comes when nobody else holds the key.
     pub mode: Mode,
+    pub how: How,
+}
+
+/// What an ask does when others stand in its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum How {
+    /// Recalls them, and waits.
+    #[default]
+    Waits,
     /// At once or not at all; never recalls anybody.
-    pub only_if_free: bool,
+    IfFree,
+    /// As `Waits`; of a contended key it would rather have its change executed by the lead.
+    Yields,
+    /// The lead's own, to execute one change of the session: see `ask_turn`.
+    Turn,
 }
 
 /// A lease that ended without its holder's return, and what must be settled before it is
@@ -67,6 +81,12 @@ pub enum LeaseCommand {
         session: SessionId,
         ask: u64,
         refusal: Refusal,
+    },
+    /// The lead may execute the change that asked, under this number; then `end_turn`.
+    Turn {
+        session: SessionId,
+        ask: u64,
+        lease: Lease,
     },
     /// Push to the holder: give it back, or down to `keep`.
     Recall {
@@ -118,7 +138,8 @@ struct Key {
     /// Settles under way; the key is granted to nobody meanwhile.
     settling: u32,
     last_recall: Option<Tick>,
-    contended_until: Tick,
+    /// A change is being executed by the lead: the key is granted to nobody meanwhile.
+    turn: Option<contended::Turn>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -178,6 +199,7 @@ pub struct LeaseTable {
     waiting: BTreeMap<(SessionId, u64), LeaseKey>,
     /// Keys with a recall within `CONTENDED_WITHIN`, oldest first.
     recent: VecDeque<(Tick, LeaseKey)>,
+    contended: BTreeMap<LeaseKey, contended::Contention>,
     /// The last `tick`.
     looked: Option<Tick>,
 }
@@ -247,8 +269,12 @@ impl LeaseTable {
         if session.state != SessionState::Alive {
             return refuse(Refusal::UnknownSession);
         }
+        self.foreign(now, &ask);
+        if self.yields(now, &ask) {
+            return refuse(Refusal::Contended);
+        }
         let key = self.keys.entry(ask.key).or_default();
-        if key.queue.len() >= QUEUE_MAX || (ask.only_if_free && !key.at_once(&ask)) {
+        if key.queue.len() >= QUEUE_MAX || (ask.how == How::IfFree && !key.at_once(&ask)) {
             self.tidy(ask.key);
             return refuse(Refusal::Busy);
         }
@@ -349,7 +375,9 @@ impl LeaseTable {
     /// Whether the session holds this exclusive lease: asked at the lead for each change, and
     /// by members that forgot a number.
     pub fn permits(&self, session: SessionId, key: LeaseKey, number: LeaseNumber) -> bool {
-        self.holder(session, key).is_some_and(|h| h.mode == Mode::Exclusive && h.number == number)
+        let held = self.holder(session, key);
+        held.is_some_and(|h| h.mode == Mode::Exclusive && h.number == number)
+            || self.turn_of(session, key, number)
     }
 
     /// The lease that a session holds of a key, for replies to re-sent requests.
@@ -362,7 +390,8 @@ impl LeaseTable {
         self.keys.get(&key).is_some_and(|k| {
             let wait = k.queue.iter().filter(|a| a.mode != Mode::None).map(|a| a.session);
             let mut sessions = k.holders.keys().copied().chain(wait);
-            k.settling > 0 || sessions.any(|s| s != session)
+            let turn = k.turn.is_some_and(|t| t.session != session);
+            k.settling > 0 || turn || sessions.any(|s| s != session)
         })
     }
 
@@ -420,7 +449,10 @@ impl LeaseTable {
                 break;
             }
             if entry.free_for(&ask) {
-                self.grant(now, ask, commands);
+                match ask.how {
+                    How::Turn => self.begin_turn(ask, commands),
+                    _ => self.grant(now, ask, commands),
+                }
             } else {
                 self.recall_for(now, ask, commands);
                 break;
@@ -468,9 +500,10 @@ impl LeaseTable {
     }
 
     fn recall_for(&mut self, now: Tick, ask: Ask, commands: &mut Vec<LeaseCommand>) {
+        let contended = self.contended(now, ask.key);
         let Some(entry) = self.keys.get_mut(&ask.key) else { return };
         let keep = if ask.mode == Mode::Shared { Mode::Shared } else { Mode::None };
-        let hold_until = entry.hold_until(now, &ask);
+        let hold_until = if contended { entry.hold_until(&ask) } else { Tick::ZERO };
         if now < hold_until {
             self.deferred.insert(ask.key, hold_until);
             return;
@@ -488,17 +521,13 @@ impl LeaseTable {
             self.recalled.insert((ask.key, *session));
         }
         if exclusive {
-            if entry.last_recall.is_some_and(|last| now.since(last) < CONTENDED_WITHIN) {
-                entry.contended_until = now.after(CONTENDED_WITHIN);
-            }
+            let bounces = entry.last_recall.is_some_and(|last| now.since(last) < CONTENDED_WITHIN);
             entry.last_recall = Some(now);
             self.recent.push_back((now, ask.key));
+            if bounces {
+                self.fought_for(now, &ask);
+            }
         }
-    }
-
-    /// Whether this key's exclusive lease is bouncing between sessions.
-    pub fn contended(&self, now: Tick, key: LeaseKey) -> bool {
-        self.keys.get(&key).is_some_and(|k| now < k.contended_until)
     }
 
     fn next_number(&mut self, key: LeaseKey) -> LeaseNumber {
@@ -532,7 +561,8 @@ impl LeaseTable {
     fn tidy(&mut self, key: LeaseKey) {
         let idle = |k: &Key| {
             // A recently recalled key is remembered, to see that it is contended.
-            k.holders.is_empty() && k.queue.is_empty() && k.settling == 0 && k.last_recall.is_none()
+            let used = !k.holders.is_empty() || !k.queue.is_empty() || k.turn.is_some();
+            !used && k.settling == 0 && k.last_recall.is_none()
         };
         if self.keys.get(&key).is_some_and(idle) {
             self.keys.remove(&key);
@@ -550,6 +580,7 @@ impl LeaseTable {
 impl Key {
     fn free_for(&self, ask: &Ask) -> bool {
         self.settling == 0
+            && self.turn.is_none()
             && !self.holders.iter().any(|(session, h)| stands_in_way(*session, h, ask))
     }
 
@@ -560,16 +591,17 @@ impl Key {
     }
 
     /// A contended key stays for a moment with whoever got it last.
-    fn hold_until(&self, now: Tick, ask: &Ask) -> Tick {
-        if now >= self.contended_until {
-            return Tick::ZERO;
-        }
+    fn hold_until(&self, ask: &Ask) -> Tick {
         let holders = self.holders.iter().filter(|(s, h)| stands_in_way(**s, h, ask));
         holders.map(|(_, h)| h.granted_at.after(CONTENDED_HOLD)).max().unwrap_or(Tick::ZERO)
     }
 }
 
 fn stands_in_way(session: SessionId, holder: &Holder, ask: &Ask) -> bool {
+    if ask.how == How::Turn {
+        // Beside the asker's own right to change it a turn changes nothing of which it must hear.
+        return session != ask.session || holder.mode != Mode::Exclusive;
+    }
     session != ask.session && (ask.mode != Mode::Shared || holder.mode == Mode::Exclusive)
 }
 

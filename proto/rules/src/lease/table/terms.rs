@@ -77,6 +77,7 @@ impl LeaseTable {
         let mut commands = Vec::new();
         self.listen(now);
         self.forget_recalls(now);
+        self.forget_contended(now);
         self.end_grace_if_due(now, &mut commands);
         let due: Vec<LeaseKey> =
             self.deferred.iter().filter(|(_, at)| **at <= now).map(|(k, _)| *k).collect();

@@ -6,12 +6,12 @@ use proto::fop::{Answer, Op};
 use proto::frame::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::transport::Reply;
+use super::Reply;
 
 /// The same for answers that mean the same: the errno, or what of the answer does not depend on
 /// the order in which a member executed changes that were under way together (times, sizes and
 /// blocks do). An undecodable answer equals nothing but its own bytes.
-pub(super) fn digest(op: Op, reply: &Reply) -> u64 {
+pub fn digest(op: Op, reply: &Reply) -> u64 {
     if let Status::Failed(failure) = reply.status {
         return xxh3_64(format!("{failure:?}").as_bytes());
     }
