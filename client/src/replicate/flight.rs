@@ -11,6 +11,7 @@ use proto::fop::{Call, MarkStale, Touch, Under, Want};
 use proto::frame::Status;
 use proto::{BrickId, Epoch, Errno, Failure, Gfid, Refusal};
 use proto_rules::Tick;
+use proto_rules::time::{Nanos, SESSION_FORGET};
 use proto_rules::txn::{Targets, Txn, TxnCommand, TxnError};
 use tokio::time::sleep;
 
@@ -18,6 +19,10 @@ use super::order::{Leave, Numbered};
 use super::{RETRY_AFTER, ReplicaSet, wake_at};
 use crate::clock;
 use crate::transport::{CallError, Counters, Reply, Request, digest};
+
+/// A session that says HELLO so long after a change was first sent may have been forgotten in
+/// between, whose last word was then, at the clocks' worst rates and a renewal earlier.
+const FORGOTTEN_AFTER: Nanos = SESSION_FORGET - SESSION_FORGET / 6;
 
 /// The leases under which a change is made, as they stand now.
 pub(crate) enum Ground {
@@ -54,8 +59,9 @@ impl Change {
         targets
     }
 
-    fn request(&self, epoch: Epoch) -> Request {
-        Request { execute: self.execute, ..Request::new(&self.call, epoch) }
+    fn request(&self, epoch: Epoch, first: Epoch) -> Request {
+        let first_epoch = if self.execute { first } else { Epoch::NONE };
+        Request { execute: self.execute, first_epoch, ..Request::new(&self.call, epoch) }
     }
 }
 
@@ -125,6 +131,9 @@ struct Flight {
     latest: Vec<(BrickId, u64)>,
     /// Another lead: its numbers for the leases are awaited.
     reclaiming: bool,
+    /// When it was first sent.
+    begun: Tick,
+    first_epoch: Epoch,
     end: Option<End>,
     _order: (Leave, Numbered),
 }
@@ -137,7 +146,8 @@ impl Flight {
         deadline: Tick,
     ) -> Flight {
         change.call.seq = numbered.seq;
-        let request = change.request(targets.epoch);
+        let request = change.request(targets.epoch, targets.epoch);
+        let first_epoch = targets.epoch;
         let (epoch, lead) = (targets.epoch, targets.lead.0);
         let (txn, commands) = Txn::start(targets, deadline);
         let mut flight = Flight {
@@ -153,6 +163,8 @@ impl Flight {
             sendings: 0,
             latest: Vec::new(),
             reclaiming: false,
+            begun: clock::now(),
+            first_epoch,
             end: None,
             _order: (leave, numbered),
         };
@@ -247,7 +259,13 @@ impl Flight {
         if refusal == Refusal::Moved {
             self.set.members.notices.map_is_old();
         }
-        let commands = self.txn.on_refused(now, member, refusal);
+        let mut commands = self.txn.on_refused(now, member, refusal);
+        // Forgotten: what was executed for the session is nowhere remembered, and sent once more it
+        // might be done twice. No lease of the session's own would stop it.
+        let long_ago = now.since(self.begun) >= FORGOTTEN_AFTER;
+        if self.change.execute && refusal == Refusal::UnknownSession && long_ago {
+            commands.extend(self.txn.on_lease_lost());
+        }
         self.obey(commands);
     }
 
@@ -269,7 +287,7 @@ impl Flight {
         self.epoch = targets.epoch;
         self.lead = targets.lead.0;
         self.lead_reply = None;
-        self.request = self.change.request(self.epoch);
+        self.request = self.change.request(self.epoch, self.first_epoch);
         self.latest.clear();
         let commands = self.txn.on_map(targets);
         if commands.is_empty() && !self.txn.is_over() {

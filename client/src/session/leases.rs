@@ -258,11 +258,23 @@ impl Leases {
     pub(super) fn note_contended(&self, keys: &[LeaseKey]) {
         let mut inner = lock(&self.inner);
         let now = clock::now();
-        if inner.contended.len() >= CONTENDED_MAX {
+        if inner.contended.len() + keys.len() > CONTENDED_MAX {
             inner.contended.retain(|_, until| *until > now);
+            if inner.contended.len() + keys.len() > CONTENDED_MAX {
+                // They are wished for again: a trip more each time.
+                return;
+            }
         }
         let until = now.after(CONTENDED_ASK);
         inner.contended.extend(keys.iter().map(|key| (*key, until)));
+    }
+
+    /// The lead says that this mount holds one of them, or gives it back just now.
+    pub(super) fn forget_contended(&self, keys: &[LeaseKey]) {
+        let mut inner = lock(&self.inner);
+        keys.iter().for_each(|key| {
+            inner.contended.remove(key);
+        });
     }
 
     /// Whether a change of these goes to the lead, to be executed there: one of them is contended

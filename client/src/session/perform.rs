@@ -16,6 +16,7 @@ use super::{Session, SetState, needs};
 use crate::clock;
 use crate::distribute::{Place, Router, merge_entries, sum_statfs};
 use crate::replicate::{Ask, Change, End, Footing, RETRY_AFTER, Said, wake_at};
+use crate::transport::Reply;
 
 impl Session {
     pub(super) async fn perform(&self, call: Call, wants: Vec<Want>) -> Outcome {
@@ -192,6 +193,9 @@ impl Session {
             let _asking = state.leases.ask(&wants, creates);
             let change = Change { call: call.clone(), wants: wants.clone(), footing, execute };
             match state.replica.change(change, deadline).await {
+                End::Done { reply, .. } if execute && is_declined(&reply) => {
+                    declined(&state, &call.fop, &keys).await?;
+                }
                 End::Done { reply, lead } => {
                     let mut done = reply.into_outcome(call.fop.op())?;
                     if let Some((brick, lead)) = lead {
@@ -292,6 +296,18 @@ fn keep_if_open(state: &SetState, fop: &mut Fop) {
     if state.leases.is_pinned(LeaseKey::Inode(gfid)) || state.leases.is_open(gfid) {
         needs::keep(fop);
     }
+}
+
+/// The lead has not executed it and never will: this mount holds the lease, or is giving it back.
+fn is_declined(reply: &Reply) -> bool {
+    matches!(reply.status, Status::Failed(Failure::Errno(Errno::EAGAIN)))
+}
+
+/// Where an append goes is known to whoever has the lease: its caller begins anew.
+async fn declined(state: &SetState, fop: &Fop, keys: &[LeaseKey]) -> Result<(), Errno> {
+    state.leases.forget_contended(keys);
+    tokio::time::sleep(RETRY_AFTER).await;
+    if needs::is_append(fop) { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
 /// How leases are asked for.

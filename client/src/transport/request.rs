@@ -24,6 +24,8 @@ pub struct Request {
     pub resend: bool,
     /// The lead shall execute it, or does: see `on_behalf`.
     pub execute: bool,
+    /// The epoch in which such a change was sent first.
+    pub first_epoch: Epoch,
     /// From the lead to a member: of this session, not of the connection's.
     pub on_behalf: Option<SessionId>,
     pub wants: Vec<Want>,
@@ -53,6 +55,7 @@ impl Request {
             stamp: call.stamp,
             resend: call.resend,
             execute: false,
+            first_epoch: Epoch::NONE,
             on_behalf: None,
             wants: Vec::new(),
             under: Vec::new(),
@@ -88,6 +91,7 @@ impl Request {
             uid: self.caller.uid,
             gid: self.caller.gid,
             pid: self.caller.pid,
+            first_epoch: self.first_epoch.0,
         };
         frame::encode_summed(header, &head, self.payload.len(), self.payload_sum).freeze()
     }

@@ -49,9 +49,15 @@ impl Volume {
         let node = &file.node;
         node.demand_unbroken()?;
         let append = (file.how.append || how.append) && !how.from_mapping;
-        let put = self.buffer(file, offset, data.clone(), how, append).await?;
-        let Some((end, mark, trouble)) = put else {
-            return self.write_at_lead(file, offset, data, how, append).await;
+        let (end, mark, trouble) = loop {
+            if let Some(put) = self.buffer(file, offset, data.clone(), how, append).await? {
+                break put;
+            }
+            match self.write_at_lead(file, offset, data.clone(), how, append).await {
+                // Not executed: this mount has got the lease meanwhile.
+                Err(Errno::EAGAIN) => {}
+                done => return done,
+            }
         };
         let through = !self.config.write_behind || file.how.sync || file.how.direct;
         if (through && !how.from_mapping) || how.kill_privileges {

@@ -48,6 +48,7 @@ pub const EVENTS: &[&str] = &[
     "lease: reclaim refused",
     "lease: lost",
     "lead: executed",
+    "lead: declined",
     "settle: new lead",
     "settle: one lease",
     "settle: one session",

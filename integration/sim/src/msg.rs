@@ -177,6 +177,8 @@ pub struct Request {
     pub stamp: u64,
     /// The lead shall execute it ...
     pub execute: bool,
+    /// The epoch in which such a change was sent first.
+    pub first_epoch: Epoch,
     /// ... or does, and sends it on.
     pub by_lead: bool,
     pub under: Vec<(LeaseKey, LeaseNumber)>,

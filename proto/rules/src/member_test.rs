@@ -1,3 +1,4 @@
+use super::handover::HandOver;
 use super::stale::Marking;
 use super::*;
 use crate::lease::table::{Ask, How, LeaseCommand};
@@ -88,6 +89,46 @@ fn trap_18_a_change_is_executed_once_and_replayed() {
     let settled = Head { mark: Seq(1), ..change(5, 2, 1, number(5, 1)) };
     assert_eq!(member.admit(at(0), &settled, None), Verdict::Execute);
     assert_eq!(refused(member.admit(at(0), &head, None)), Refusal::StaleSeq);
+}
+
+/// Trap 60: all members were killed. W's change may have been executed before, and others may have
+/// changed the same since; what was sent first to a lead with this memory has not been.
+#[test]
+fn trap_60_a_restarted_lead_does_not_remember_what_was_sent_before() {
+    let (restarted, ..) = lead(&in_sync(5, &[1, 2]));
+    assert!(!restarted.remembers(Epoch(4)) && restarted.remembers(Epoch(5)));
+    // A joiner's memory reaches as far back as that of the lead from which it has it.
+    let mut joiner: Member<u32> = Member::new(brick(2), inc(20));
+    joiner.on_map(&set_map(7, &[(1, InSync), (2, Syncing)]), 1);
+    let state = HandOver { epoch: Epoch(7), ..restarted.hand_over([W]) };
+    joiner.take_over(state.clone());
+    joiner.on_map(&in_sync(8, &[1, 2]), 1);
+    assert!(!joiner.remembers(Epoch(4)) && joiner.remembers(Epoch(5)));
+    // An epoch under the same memory changes nothing; a choice without a join is a restart.
+    joiner.on_map(&in_sync(9, &[2]), 1);
+    assert!(joiner.remembers(Epoch(5)));
+    let mut chosen: Member<u32> = Member::new(brick(2), inc(20));
+    chosen.on_map(&set_map(7, &[(1, InSync), (2, Syncing)]), 1);
+    chosen.take_over(state);
+    chosen.on_map(&set_map(8, &[(1, InSync), (2, Syncing)]), 1);
+    chosen.on_map(&in_sync(9, &[2]), 1);
+    assert!(!chosen.remembers(Epoch(8)) && chosen.remembers(Epoch(9)));
+}
+
+/// Trap 60: the lead did not execute W's change, and W makes it anew: a copy of the first frame
+/// that comes late is not executed either.
+#[test]
+fn trap_60_a_declined_change_is_never_executed() {
+    let (mut member, table, held) = lead(&in_sync(5, &[1, 2]));
+    let late = Head { by_lead: true, ..change(5, 1, 1, held) };
+    member.decline(W, Seq(1), 11);
+    assert_eq!(member.admit(at(1000), &late, Some(&table)), Verdict::Replay(11));
+    let anew = Head { by_lead: true, ..change(5, 2, 1, held) };
+    assert_eq!(member.admit(at(1000), &anew, Some(&table)), Verdict::Execute);
+    // What is being executed is not declined any more.
+    member.decline(W, Seq(2), 11);
+    member.finish(W, Seq(2), 22);
+    assert_eq!(member.admit(at(1000), &anew, Some(&table)), Verdict::Replay(22));
 }
 
 /// Traps 1, 19: without a running promise of every other member nothing is served.

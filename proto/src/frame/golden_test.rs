@@ -110,7 +110,7 @@ fn request(name: &str, (fop, payload): (Fop, Bytes)) -> Sample {
     fop.encode(&mut args);
     let args = args.freeze();
     assert_eq!(Fop::decode(op, args.clone()), Ok(fop), "{name}");
-    let head = RequestHead { args, uid: 1000, gid: 100, pid: 4242, wants: vec![], under: vec![] };
+    let head = RequestHead { args, uid: 1000, gid: 100, pid: 4242, ..RequestHead::default() };
     let header = Header { op: op.code(), ..header(FrameKind::Request) };
     Sample::new(&format!("request.{name}"), header, head, &payload)
 }
@@ -202,6 +202,7 @@ fn companions() -> Vec<Sample> {
         uid: 1000,
         gid: 100,
         pid: 4242,
+        first_epoch: 0,
     };
     let resent = Header { op, flags: Flags::RESEND, ..header(FrameKind::Request) };
     let granted = ReplyHead {

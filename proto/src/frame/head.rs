@@ -22,6 +22,9 @@ pub struct RequestHead {
     pub gid: u32,
     #[prost(uint32, tag = "6")]
     pub pid: u32,
+    /// Of a change that the lead shall execute: the epoch in which it was sent first.
+    #[prost(uint64, tag = "7")]
+    pub first_epoch: u64,
 }
 
 /// Message of a reply frame. Exactly one of: refusal (not executed), errno (executed, failed),

@@ -112,6 +112,9 @@ struct HandOverMsg {
     /// Numbers of ended leases that the lead keeps on disk (see `raised.rs`).
     #[prost(message, repeated, tag = "10")]
     raised: Vec<Under>,
+    /// 0 from an earlier version.
+    #[prost(uint64, tag = "11")]
+    remembers_since: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -175,6 +178,7 @@ pub fn encode(state: HandOver<Stored>, book: &LogBook, raised: Vec<Under>) -> By
         sessions: state.sessions.into_iter().map(|s| s.0).collect(),
         stale: state.stale.into_iter().map(stale).collect(),
         graced: state.graced.0,
+        remembers_since: state.remembers_since.0,
         book: serde_json::to_vec(book).unwrap_or_default().into(),
         raised,
     };
@@ -235,6 +239,11 @@ pub fn decode(bytes: &Bytes) -> Option<Shipped> {
         sessions: message.sessions.into_iter().map(SessionId).collect(),
         stale: message.stale.into_iter().map(stale).collect::<Option<Vec<_>>>()?,
         graced: Epoch(message.graced),
+        // An earlier version does not say: nothing of before is known for sure.
+        remembers_since: match message.remembers_since {
+            0 => Epoch(message.epoch),
+            epoch => Epoch(epoch),
+        },
     };
     let book = serde_json::from_slice(&message.book).ok();
     Some(Shipped { state, book, raised: message.raised })
@@ -268,6 +277,7 @@ mod tests {
             sessions: vec![SessionId(5)],
             stale: vec![(BrickId::random(), Gfid::ROOT)],
             graced: Epoch(6),
+            remembers_since: Epoch(3),
         };
         let mut log = LogBook::of_new_set();
         log.on_durable(BrickId::random(), proto_rules::heal::log::Interval(9));

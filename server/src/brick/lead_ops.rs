@@ -218,6 +218,9 @@ impl Core {
 
     fn recall(&mut self, session: SessionId, lease: Lease, keep: Mode) {
         self.setup.metrics.recalls.add(1);
+        if lease.mode == Mode::Exclusive {
+            self.decline_waiting(session, lease.key);
+        }
         // Without a connection the holder learns of it by its next renewal, or dies.
         let Some(conn) = self.connection_of(session) else { return };
         let recall = Recall { key: lease.key.into(), number: lease.number, keep: keep as i32 };

@@ -62,6 +62,8 @@ pub struct Pending {
     pub borrowed: Vec<Lease>,
     /// The lead executes it for its session, and fans it out; of a member: the lead does so.
     pub execute: bool,
+    /// The epoch in which its session sent it first.
+    pub first_epoch: Epoch,
     /// Of such a change: keys on which it needs turns yet, the next one last.
     pub turns_due: Option<Vec<LeaseKey>>,
     /// The turns that it has, until it is answered.
@@ -133,6 +135,7 @@ impl Pending {
             grants: Vec::new(),
             borrowed: Vec::new(),
             execute,
+            first_epoch: Epoch(head.first_epoch),
             turns_due: None,
             turns: Vec::new(),
             fanned_out: false,

@@ -5,7 +5,7 @@
 //! like any change. `lead::execute` then sends it on to the other members; the turns end with the
 //! answer, whichever that is.
 
-use proto::fop::{Answer, Call, Class, FILE_BYTES_MAX, Fop, Getattr, LeaseKey};
+use proto::fop::{Answer, Call, Class, FILE_BYTES_MAX, Fop, Getattr, LeaseKey, Lookup, Return};
 use proto::{Attr, Errno, Gfid, Refusal, SessionId, Stamp};
 use proto_rules::lease::Lease;
 use proto_rules::lease::table::LeaseCommand;
@@ -13,7 +13,7 @@ use proto_rules::window::Arrival;
 
 use super::clock::now;
 use super::core::Core;
-use super::request::{Pending, Turn};
+use super::request::{Pending, Stored, Turn};
 
 /// What goes back when a request has its answer.
 pub struct HeldBy {
@@ -52,7 +52,7 @@ impl Core {
         if let Some(pending) = taken {
             match self.prepared(pending) {
                 Ok(pending) => self.through_gate(pending),
-                Err((pending, Some(errno))) => self.fail(pending, errno),
+                Err((pending, Some(errno))) => self.decline(pending, errno),
                 Err((pending, None)) => self.refuse(pending, Refusal::Busy),
             }
         }
@@ -79,7 +79,10 @@ impl Core {
                 self.refuse(pending, Refusal::NotLead);
                 return None;
             };
-            let commands = lead.table.ask_turn(now(), session, id, key);
+            let commands = match single_inode(&pending.call.fop) {
+                Some(_) => lead.table.ask_turn_alone(now(), session, id, key),
+                None => lead.table.ask_turn(now(), session, id, key),
+            };
             let (mut waits, mut refused, mut others) = (true, None, Vec::new());
             for command in commands {
                 match command {
@@ -94,9 +97,16 @@ impl Core {
                 }
             }
             self.lease_commands(others);
-            if let Some(refusal) = refused {
-                self.refuse(pending, refusal);
-                return None;
+            match refused {
+                Some(Refusal::LeaseNeeded) => {
+                    self.decline(pending, Errno::EAGAIN);
+                    return None;
+                }
+                Some(refusal) => {
+                    self.refuse(pending, refusal);
+                    return None;
+                }
+                None => {}
             }
             if waits {
                 self.wait_for_lease(id, pending);
@@ -104,6 +114,57 @@ impl Core {
             }
         }
         Some(pending)
+    }
+
+    /// The session makes the change anew, under its own lease or when that has gone back. The
+    /// window says so to late copies of the frame: it is another change then.
+    fn decline(&mut self, pending: Pending, errno: Errno) {
+        let (session, seq) = (pending.head.session, pending.head.seq);
+        self.member.decline(session, seq, Stored::of(&Err(errno)));
+        self.fail(pending, errno);
+    }
+
+    /// Whether the change may have been executed before this brick's memory begins. It has not
+    /// if nothing of the inode is as late as it, and it was the last one if that has its stamp:
+    /// done again, it is the same then.
+    fn may_be_done(&mut self, pending: &Pending) -> bool {
+        if !pending.call.resend || self.member.remembers(pending.first_epoch) {
+            return false;
+        }
+        let changed = match &pending.call.fop {
+            Fop::Create(a) if self.is_there(a) => return false,
+            Fop::Create(a) => a.parent,
+            // Recognised by the inode that is expected under the name.
+            Fop::Unlink(_) => return false,
+            fop => match single_inode(fop) {
+                Some(gfid) => gfid,
+                None => return false,
+            },
+        };
+        self.attr_here(changed).is_ok_and(|attr| attr.stamp > pending.call.stamp.0)
+    }
+
+    fn is_there(&mut self, a: &proto::fop::Create) -> bool {
+        let lookup = Lookup { parent: a.parent, name: a.name.clone(), data_bytes_max: 0 };
+        let found = self.store.execute(&Call::new(lookup), &self.context());
+        matches!(found, Ok(Return { answer: Answer::Entry(e), .. }) if e.attr.gfid == a.gfid)
+    }
+
+    /// An exclusive lease of the session is recalled. What it writes back before the return waits
+    /// for its own changes of the same, so none of them may wait here behind whoever wants the
+    /// lease (trap 26).
+    pub fn decline_waiting(&mut self, session: SessionId, key: LeaseKey) {
+        let Some(lead) = &mut self.lead else { return };
+        let of = |p: &Pending| p.execute && p.head.session == session;
+        let about = |p: &Pending| p.head.touches.iter().any(|t| t.gfid() == key.gfid());
+        let waiting: Vec<(u64, Pending)> =
+            lead.waiting.extract_if(.., |_, p| of(p) && about(p)).collect();
+        for (id, pending) in waiting {
+            let Some(lead) = &mut self.lead else { return };
+            let commands = lead.table.cancel(now(), session, id);
+            self.lease_commands(commands);
+            self.decline(pending, Errno::EAGAIN);
+        }
     }
 
     /// The table has come to an ask for a turn.
@@ -122,6 +183,9 @@ impl Core {
     /// the inode's, whether what loses its name is open somewhere. `Err` with no errno: not now.
     #[allow(clippy::result_large_err, reason = "it goes on with the request either way")]
     fn prepared(&mut self, mut pending: Pending) -> Result<Pending, (Pending, Option<Errno>)> {
+        if self.may_be_done(&pending) {
+            return Err((pending, Some(Errno::EIO)));
+        }
         let attr = single_inode(&pending.call.fop).map(|gfid| (gfid, self.attr_here(gfid)));
         if let Fop::Write(a) = &mut pending.call.fop
             && a.append
@@ -191,10 +255,12 @@ impl Core {
             && (lead.table.contended(now(), key) || lead.table.contended(now(), names))
     }
 
-    /// Whether something is being fanned out for the session.
+    /// Whether something is being executed or fanned out for the session. Under numbers raised
+    /// meanwhile the members would refuse it for ever.
     pub fn executes_for(&self, session: SessionId) -> bool {
-        let executing = self.lead.as_ref().map(|lead| &lead.executing);
-        executing.is_some_and(|all| all.iter().any(|(s, _)| *s == session))
+        let Some(lead) = &self.lead else { return false };
+        lead.executing.iter().any(|(s, _)| *s == session)
+            || self.member.windows.runs_by_lead(session)
     }
 
     /// What a request holds for its own time is its no more.

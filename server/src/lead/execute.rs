@@ -105,7 +105,7 @@ impl Core {
                 latest,
                 end: None,
             };
-            let end = run.to_the_end(commands).await;
+            let end = run.through(commands).await;
             brick.slowed().await;
             let mut core = brick.core.borrow_mut();
             match end {
@@ -155,7 +155,7 @@ fn own_reply(result: &Result<Return, Errno>, epoch: Epoch) -> Reply {
 }
 
 impl Run {
-    async fn to_the_end(mut self, commands: Vec<TxnCommand<Reply>>) -> End {
+    async fn through(mut self, commands: Vec<TxnCommand<Reply>>) -> End {
         self.obey(commands);
         loop {
             if let Some(end) = self.end.take() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proto::fop::{LeaseKey, Mode, Touch};
-use proto::{BrickId, Errno, Failure, Gfid, LeaseNumber, Seq};
+use proto::{BrickId, Epoch, Errno, Failure, Gfid, LeaseNumber, Seq};
 use proto_rules::Tick;
 use proto_rules::lease::Lease;
 use proto_rules::txn::read::{ReadCommand, ReadTxn};
@@ -71,6 +71,8 @@ pub struct Op {
     under: Vec<(LeaseKey, LeaseNumber)>,
     /// The lead executes it.
     execute: bool,
+    /// When it was sent first.
+    first_epoch: Option<Epoch>,
     body: Option<Body>,
     seq: Seq,
     stamp: u64,
@@ -110,6 +112,11 @@ impl Op {
         self.execute
     }
 
+    /// The epoch of the first sending; this may be it.
+    pub fn first_epoch(&mut self, now: Epoch) -> Epoch {
+        *self.first_epoch.get_or_insert(now)
+    }
+
     /// Whom a change of it is sent to.
     fn only(&self, mut targets: Targets) -> Targets {
         if self.execute {
@@ -139,6 +146,7 @@ impl Client {
             deadline: cx.tick.after(timeout),
             under: Vec::new(),
             execute: false,
+            first_epoch: None,
             body: None,
             seq: Seq(0),
             stamp: 0,
@@ -499,7 +507,16 @@ impl Client {
                 }
             }
         }
-        let res = outcome.map_or_else(Res::Err, |()| Res::Done);
+        let res = match outcome {
+            // By a lead that lost its memory: it may have been executed before.
+            Err(Errno::EIO) if self.ops.get(&id).is_some_and(Op::is_executed) => {
+                return self.finish(cx, id, None);
+            }
+            // Not executed, and never will be: the mount would make it anew.
+            Err(Errno::EAGAIN) => Res::Err(Errno::ETIMEDOUT),
+            Err(errno) => Res::Err(errno),
+            Ok(()) => Res::Done,
+        };
         self.finish(cx, id, Some(res));
     }
 

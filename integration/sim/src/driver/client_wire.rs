@@ -59,6 +59,11 @@ impl Client {
             _ => false,
         };
         let Some(targets) = Targets::of(&self.map.set) else { return };
+        let first_epoch = match purpose {
+            Purpose::Change(op) => self.ops.get_mut(&op).map(|op| op.first_epoch(targets.epoch)),
+            _ => None,
+        };
+        let first_epoch = first_epoch.unwrap_or(targets.epoch);
         self.next_id += 1;
         let id = self.next_id;
         let request = Request {
@@ -70,6 +75,7 @@ impl Client {
             resend,
             stamp,
             execute,
+            first_epoch,
             by_lead: false,
             under,
             body,

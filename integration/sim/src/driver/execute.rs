@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use proto::fop::Touch;
-use proto::{BrickId, Failure, Gfid, Refusal, Seq, SessionId};
+use proto::{BrickId, Errno, Failure, Gfid, Refusal, Seq, SessionId};
 use proto_rules::Tick;
 use proto_rules::lease::table::SettleScope;
 use proto_rules::lease::{Lease, LeaseKey};
@@ -84,6 +84,7 @@ impl Peer {
             return false;
         }
         let Body::Change(change) = &request.body else { return false };
+        let remembers = self.member.remembers(request.first_epoch) || !request.resend;
         let execution = Execution {
             from,
             chan,
@@ -97,7 +98,11 @@ impl Peer {
             diverged: None,
         };
         self.executions.insert(key, execution);
-        self.take_turns(cx, key);
+        match remembers {
+            true => self.take_turns(cx, key),
+            // The product looks at the inode's stamp, which blocks and names do not have here.
+            false => self.decline(cx, key, Errno::EIO),
+        }
         true
     }
 
@@ -107,8 +112,35 @@ impl Peer {
         self.next_call += 1;
         execution.asked = Some(self.next_call);
         let Some(table) = self.table.as_mut() else { return };
-        let commands = table.ask_turn(cx.tick, key.0, self.next_call, due);
+        let commands = match due {
+            LeaseKey::Inode(_) => table.ask_turn_alone(cx.tick, key.0, self.next_call, due),
+            LeaseKey::Part(_) => table.ask_turn(cx.tick, key.0, self.next_call, due),
+        };
         self.run_lease(cx, commands);
+    }
+
+    /// An exclusive lease of the session is recalled: nothing of the same waits here for it.
+    pub fn decline_waiting(&mut self, cx: &mut Cx<'_>, session: SessionId, lease: LeaseKey) {
+        let about = |e: &Execution| match &e.request.body {
+            Body::Change(change) => change.touches().iter().any(|t| t.gfid() == lease.gfid()),
+            _ => false,
+        };
+        let of = |(key, e): &(&ExecutionKey, &Execution)| {
+            key.0 == session && e.asked.is_some() && about(e)
+        };
+        let waiting = self.executions.iter().filter(of).map(|(key, e)| (*key, e.asked));
+        for (key, ask) in waiting.collect::<Vec<_>>() {
+            let (Some(table), Some(ask)) = (self.table.as_mut(), ask) else { return };
+            let commands = table.cancel(cx.tick, session, ask);
+            self.run_lease(cx, commands);
+            self.decline(cx, key, Errno::EAGAIN);
+        }
+    }
+
+    fn decline(&mut self, cx: &mut Cx<'_>, key: ExecutionKey, errno: Errno) {
+        cx.hit("lead: declined");
+        self.member.decline(key.0, key.1, Err(errno));
+        self.end_execution(cx, key, Err(errno.into()));
     }
 
     pub fn turn_granted(&mut self, cx: &mut Cx<'_>, ask: u64, lease: Lease) {
@@ -129,7 +161,10 @@ impl Peer {
     pub fn turn_refused(&mut self, cx: &mut Cx<'_>, ask: u64, refusal: Refusal) {
         let waits = |(_, e): &(&ExecutionKey, &Execution)| e.asked == Some(ask);
         if let Some(key) = self.executions.iter().find(waits).map(|(key, _)| *key) {
-            self.end_execution(cx, key, Err(refusal.into()));
+            match refusal {
+                Refusal::LeaseNeeded => self.decline(cx, key, Errno::EAGAIN),
+                _ => self.end_execution(cx, key, Err(refusal.into())),
+            }
         }
     }
 

@@ -307,9 +307,7 @@ impl Peer {
             }
             Call::Clear { settled, taken, ended, graced } => {
                 self.member.windows.clear(settled);
-                for (session, seq, entry) in taken {
-                    self.member.windows.take_over(*session, *seq, entry.clone());
-                }
+                taken.iter().cloned().for_each(|(s, n, e)| self.member.windows.take_over(s, n, e));
                 for (session, forgotten) in ended {
                     self.member.session_ended(*session, *forgotten);
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use proto::fop::Mode;
 use proto::{BrickId, Epoch, Failure, Gfid, Incarnation, Refusal, SessionId};
 use proto_rules::Tick;
 use proto_rules::heal::log::{Interval, LogAnswer};
@@ -153,6 +154,9 @@ impl Peer {
                 LeaseCommand::Recall { session, .. } if session == STALE_HEALER => {}
                 LeaseCommand::Recall { session, lease, keep } => {
                     cx.hit("lease: recall");
+                    if lease.mode == Mode::Exclusive {
+                        self.decline_waiting(cx, session, lease.key);
+                    }
                     let to = cx.peers + session.0 as usize % 100;
                     cx.send(to, crate::model::net::DATA[0], Msg::Recall { lease, keep });
                 }

@@ -438,6 +438,30 @@ fn a_turn_beside_the_own_exclusive_lease_has_its_number() {
     assert_eq!(granted(&table.end_turn(at(4), key(1), 1))[0].0, M);
 }
 
+/// Trap 60: the holder may have bytes buffered at the very end to which the lead would append.
+#[test]
+fn trap_60_bytes_are_not_changed_by_the_lead_beside_the_own_exclusive_lease() {
+    let mut table = serving(5);
+    let refused = [LeaseCommand::Refuse { session: W, ask: 2, refusal: Refusal::LeaseNeeded }];
+    let own = take(&mut table, 0, W, 1, Mode::Exclusive);
+    assert_eq!(table.ask_turn_alone(at(1), W, 2, key(1)), refused);
+    table.on_return(at(2), W, own, Mode::None, false);
+    one_turn(&table.ask_turn_alone(at(3), W, 3, key(1)));
+    // In the turn the session is granted nothing of the key, so it begins to buffer nothing.
+    assert!(table.ask(at(4), wish(W, 4, 1, Mode::Exclusive)).is_empty());
+    assert_eq!(granted(&table.end_turn(at(5), key(1), 3))[0].0, W);
+}
+
+/// Trap 26: W writes back what M wants, and that waits for W's own change, on its way to the lead.
+#[test]
+fn trap_26_no_turn_waits_for_the_return_of_the_askers_own_lease() {
+    let mut table = serving(5);
+    take(&mut table, 0, W, 1, Mode::Exclusive);
+    assert_eq!(recalls(&table.ask(at(1), wish(M, 1, 1, Mode::Shared))).len(), 1);
+    let refused = [LeaseCommand::Refuse { session: W, ask: 2, refusal: Refusal::LeaseNeeded }];
+    assert_eq!(table.ask_turn(at(2), W, 2, key(1)), refused);
+}
+
 #[test]
 fn a_turn_waits_for_the_settling_and_goes_with_its_asker() {
     let mut table = serving(5);

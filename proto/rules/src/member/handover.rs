@@ -19,6 +19,8 @@ pub struct HandOver<R> {
     pub sessions: Vec<SessionId>,
     pub stale: Vec<(BrickId, Gfid)>,
     pub graced: Epoch,
+    /// From which epoch on the windows lack nothing.
+    pub remembers_since: Epoch,
 }
 
 impl<R: Clone> Member<R> {
@@ -33,6 +35,7 @@ impl<R: Clone> Member<R> {
             sessions: sessions.into_iter().collect(),
             stale: self.stale.iter().collect(),
             graced: self.graced,
+            remembers_since: self.remembers_since,
         }
     }
 
@@ -55,5 +58,6 @@ impl<R: Clone> Member<R> {
             }
         }
         self.graced = self.graced.max(state.graced);
+        (self.remembers_since, self.handed_over) = (state.remembers_since, Some(state.epoch));
     }
 }

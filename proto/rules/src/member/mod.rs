@@ -134,6 +134,9 @@ pub struct Member<R> {
     failed: bool,
     poisoned: BTreeSet<Gfid>,
     graced: Epoch,
+    /// The epoch from which on its windows lack nothing, and that in which they were handed over.
+    remembers_since: Epoch,
+    handed_over: Option<Epoch>,
 }
 
 impl<R: Clone> Member<R> {
@@ -154,6 +157,8 @@ impl<R: Clone> Member<R> {
             failed: false,
             poisoned: BTreeSet::new(),
             graced: Epoch::NONE,
+            remembers_since: Epoch::NONE,
+            handed_over: None,
         }
     }
 
@@ -164,6 +169,7 @@ impl<R: Clone> Member<R> {
             old => old.clone(),
         };
         let was_in_sync = self.in_sync();
+        let old_epoch = self.epoch();
         let old_lead = old.as_ref().and_then(lead_of);
         let was_lead = was_in_sync && old_lead.is_some_and(|(b, _)| b == self.brick);
         self.map = Some(map.clone());
@@ -172,6 +178,10 @@ impl<R: Clone> Member<R> {
             return Vec::new();
         }
         self.marking = 0;
+        if self.in_sync() && !was_in_sync && self.handed_over != Some(old_epoch) {
+            // After a restart, without anybody's memory.
+            self.remembers_since = map.epoch;
+        }
         let same_lead = old_lead.is_some() && old_lead == lead_of(map);
         let mut commands = Vec::new();
         if !same_lead {
@@ -379,6 +389,22 @@ impl<R: Clone> Member<R> {
     /// A change that `admit` let through was executed: its reply, for re-sends.
     pub fn finish(&mut self, session: SessionId, seq: Seq, reply: R) {
         self.windows.finish(session, seq, reply);
+    }
+
+    /// The lead does not execute this change for its session, which makes it anew under another
+    /// number: `reply` says so to every copy of the frame, also to one that is late.
+    pub fn decline(&mut self, session: SessionId, seq: Seq, reply: R) {
+        if matches!(self.windows.look(session, seq), Arrival::New) {
+            self.windows.begin(session, seq, Vec::new(), LeaseNumber::NONE);
+            self.windows.finish(session, seq, reply);
+        }
+    }
+
+    /// Whether its windows would have a change that was sent first in epoch `first`, had it been
+    /// executed. If not, one that comes again is no new one for sure: others may have changed
+    /// the same since, and no lease says that they have not.
+    pub fn remembers(&self, first: Epoch) -> bool {
+        first >= self.remembers_since
     }
 
     /// The lead named a session, by itself or when asked.

@@ -225,6 +225,12 @@ impl<R: Clone> Windows<R> {
         })
     }
 
+    /// True while this brick executes a change as the lead, or for it.
+    pub fn runs_by_lead(&self, session: SessionId) -> bool {
+        let window = self.sessions.get(&session);
+        window.is_some_and(|w| w.entries.values().any(|e| e.by_lead && e.reply.is_none()))
+    }
+
     /// A session is gone for good (settled and forgotten by the lead).
     pub fn forget(&mut self, session: SessionId) {
         self.sessions.remove(&session);

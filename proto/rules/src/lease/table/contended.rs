@@ -31,6 +31,9 @@ impl LeaseTable {
     /// recalled, the session's own shared lease too; beside its own exclusive lease the turn
     /// stands, under the same number. Nobody is granted the key until `end_turn`: a turn is
     /// neither recalled nor does it run out, for the lead ends it by itself, or with itself.
+    ///
+    /// Refused with `LeaseNeeded` while that own lease is being recalled: its return may wait for
+    /// the very change that would wait here for the return (trap 26).
     pub fn ask_turn(
         &mut self,
         now: Tick,
@@ -39,6 +42,20 @@ impl LeaseTable {
         key: LeaseKey,
     ) -> Vec<LeaseCommand> {
         self.ask(now, Ask { session, id, key, mode: Mode::Exclusive, how: How::Turn })
+    }
+
+    /// As `ask_turn`, for a change of an inode's bytes or attributes. Refused with `LeaseNeeded`
+    /// while the session holds the inode exclusively: it may have bytes buffered of which the lead
+    /// knows nothing (an append executed here would go to the same place), so it makes the
+    /// change itself.
+    pub fn ask_turn_alone(
+        &mut self,
+        now: Tick,
+        session: SessionId,
+        id: u64,
+        key: LeaseKey,
+    ) -> Vec<LeaseCommand> {
+        self.ask(now, Ask { session, id, key, mode: Mode::Exclusive, how: How::TurnAlone })
     }
 
     /// Every in-sync member has answered what was executed, or nothing was.
@@ -86,6 +103,16 @@ impl LeaseTable {
             && ask.mode == Mode::Exclusive
             && self.contended(now, ask.key)
             && !self.held(ask.session, ask.key).as_ref().is_some_and(exclusive)
+    }
+
+    /// A turn that the asker's own exclusive lease forbids.
+    pub(super) fn own_in_the_way(&self, ask: &Ask) -> bool {
+        let own = self.holder(ask.session, ask.key).filter(|h| h.mode == Mode::Exclusive);
+        own.is_some_and(|own| match ask.how {
+            How::Turn => own.recalled.is_some(),
+            How::TurnAlone => true,
+            _ => false,
+        })
     }
 
     /// Recalled again so soon.

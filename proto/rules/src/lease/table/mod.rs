@@ -54,6 +54,8 @@ pub enum How {
     Yields,
     /// The lead's own, to execute one change of the session: see `ask_turn`.
     Turn,
+    /// As `Turn`, and never beside the session's own exclusive lease: see `ask_turn_alone`.
+    TurnAlone,
 }
 
 /// A lease that ended without its holder's return, and what must be settled before it is
@@ -273,6 +275,9 @@ impl LeaseTable {
         if self.yields(now, &ask) {
             return refuse(Refusal::Contended);
         }
+        if self.own_in_the_way(&ask) {
+            return refuse(Refusal::LeaseNeeded);
+        }
         let key = self.keys.entry(ask.key).or_default();
         if key.queue.len() >= QUEUE_MAX || (ask.how == How::IfFree && !key.at_once(&ask)) {
             self.tidy(ask.key);
@@ -450,7 +455,7 @@ impl LeaseTable {
             }
             if entry.free_for(&ask) {
                 match ask.how {
-                    How::Turn => self.begin_turn(ask, commands),
+                    How::Turn | How::TurnAlone => self.begin_turn(ask, commands),
                     _ => self.grant(now, ask, commands),
                 }
             } else {
@@ -598,7 +603,7 @@ impl Key {
 }
 
 fn stands_in_way(session: SessionId, holder: &Holder, ask: &Ask) -> bool {
-    if ask.how == How::Turn {
+    if matches!(ask.how, How::Turn | How::TurnAlone) {
         // Beside the asker's own right to change it a turn changes nothing of which it must hear.
         return session != ask.session || holder.mode != Mode::Exclusive;
     }
