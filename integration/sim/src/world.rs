@@ -393,7 +393,16 @@ impl World {
         if self.pool.term != term && term > 0 {
             self.cover.hit("pool: leader change");
         }
+        if let Some(leader) = self.pool.leader.filter(|_| self.pool.term != term) {
+            // A leader has all that was committed, also while it was away.
+            let map = self.pool_map();
+            self.with_peer(leader, |peer, cx| peer.take_map(cx, &map));
+        }
         self.committed(done);
+    }
+
+    fn pool_map(&self) -> Map {
+        Map { version: self.pool.version, set: Rc::new(self.pool.map.clone()) }
     }
 
     fn committed(&mut self, done: Vec<(SetEntry, SetOutcome)>) {
@@ -402,7 +411,7 @@ impl World {
             self.note(|| format!("pool: {entry:?} -> {outcome:?} ({map})"));
             self.count(&entry, outcome);
             self.aim_at(&entry, outcome);
-            let map = Map { version: self.pool.version, set: Rc::new(self.pool.map.clone()) };
+            let map = self.pool_map();
             let Some(leader) = self.pool.leader else { continue };
             self.with_peer(leader, |peer, cx| peer.take_map(cx, &map));
             for to in (0..self.procs.len()).filter(|p| *p != leader) {
