@@ -245,7 +245,7 @@ impl Volume {
         }
         let until = held.until.min(now + NAME_TOLD_MAX);
         names.tell(set, name, until);
-        until.saturating_duration_since(now)
+        super::kernel_time(until, now)
     }
 
     /// Target of a symbolic link, which never changes.

@@ -44,7 +44,7 @@ mod xattr;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::fop::{Answer, Call, Fop, Mode, Return, Want};
@@ -218,6 +218,15 @@ impl Keeper for Ear {
     fn buffered(&self, set: proto::SetId) -> u64 {
         self.0.upgrade().map_or(0, |volume| volume.buffered(set))
     }
+}
+
+/// The kernel counts its time from when it takes in the answer, in whole ticks of its timer
+/// (up to 10 ms) and one more: it must not believe longer than we do.
+const KERNEL_LATE: Duration = Duration::from_millis(30);
+
+/// What the kernel is told so that it believes nothing after `until`.
+fn kernel_time(until: Instant, now: Instant) -> Duration {
+    until.saturating_duration_since(now).saturating_sub(KERNEL_LATE)
 }
 
 /// A wish for a lease.

@@ -166,7 +166,7 @@ impl Volume {
             return Duration::ZERO;
         }
         state.told = state.told.max(Some(held.until));
-        held.until.saturating_duration_since(Instant::now())
+        super::kernel_time(held.until, Instant::now())
     }
 }
 

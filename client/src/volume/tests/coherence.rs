@@ -264,3 +264,14 @@ async fn the_kernel_is_told_of_names_for_a_quarter_of_a_second_at_most() {
     assert!(!name_ttl.is_zero() && name_ttl.as_millis() <= 250, "{name_ttl:?}");
     one.create(Gfid::ROOT, b"absent", NewInode::file(0o644)).await.unwrap();
 }
+
+/// Trap 25: the kernel counts in ticks of its own, from when it takes in what it is told.
+#[test]
+fn trap_25_the_kernel_is_told_less_time_than_a_lease_has_left() {
+    use std::time::{Duration, Instant};
+    let (now, ms) = (Instant::now(), Duration::from_millis);
+    let told = super::super::kernel_time(now + ms(250), now);
+    assert!(told >= ms(200) && told <= ms(230), "{told:?}");
+    assert_eq!(super::super::kernel_time(now + ms(20), now), Duration::ZERO, "not worth a tick");
+    assert_eq!(super::super::kernel_time(now, now + ms(5)), Duration::ZERO);
+}
